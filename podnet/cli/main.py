@@ -1,10 +1,104 @@
-"""The `podnet` command."""
+"""The `podnet` command: it knows the names of the subcommands and imports only the one that is called.
+
+Start-up is what a user waits for on every completion and every `podnet status`, so a subcommand is a line in COMMANDS:
+where its click command lives and what it does. `main` is also the one place where errors of the user become a sentence
+on stderr and exit code 2. A subcommand ends with another exit code by returning it or through `ctx.exit(code)`.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Sequence
+
 import click
+from click.shell_completion import CompletionItem
+
+from podnet import __version__
+from podnet.errors import UserError
+
+COMMANDS = {
+    "lab": ("podnet.cli.lab:lab", "A cluster of namespaces on this machine: up, down, status, ..."),
+    "check": ("podnet.cli.check:command", "Prove the network with real packets; --watch counts what is lost."),
+    "status": ("podnet.cli.status:command", "What each node's agent says about itself."),
+    "plan": ("podnet.cli.plan:command", "The kernel state a node should hold; --diff: what differs."),
+    "doctor": ("podnet.cli.doctor:command", "Look for what commonly breaks a network here: finding and fix."),
+    "ipam": ("podnet.cli.ipam:command", "Show the pods' addresses; compare them with what is there."),
+    "clean": ("podnet.cli.clean:command", "Remove everything of ours from this machine."),
+    "bench": ("podnet.cli.bench:command", "Measure: cni, path, plan, ..."),
+    "agent": ("podnet.agent.main:command", "Run the node agent."),
+    "apiserver": ("podnet.apiserver.main:command", "Run the embedded Kubernetes API."),
+    "completion": ("podnet.cli.completion:command", "Print the completion script of a shell."),
+}
+
+EXAMPLES = """\b
+Examples:
+  podnet lab up                     three nodes, nine pods, checked with packets
+  podnet check --watch              probe until Ctrl-C, count what is lost
+  podnet plan --node node1 --diff   what the kernel of node1 lacks
+  kubectl --kubeconfig $(podnet lab kubeconfig) get pods -A
+  source <(podnet completion bash)
+"""
 
 
-@click.group()
-def main() -> None:
-    """podnet: a Kubernetes network."""
+class Commands(click.Group):
+    """A group whose subcommands are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if not error.name or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise UserError(f"this podnet has no command {cmd_name}: install one that has") from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+
+@click.group(
+    cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="podnet")
+def podnet() -> None:
+    """A Kubernetes network: an address for every pod, with every scheme behind one interface.
+
+    Each command has --help with examples. Exit codes: 0 done, 1 a difference or a failed check, 2 wrong input.
+    """
+
+
+def sentence(error: click.ClickException) -> str:
+    """click's message as one sentence, with the command whose help tells more."""
+    where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+    text = error.format_message().rstrip(".").replace("\n", " ")
+    return f"{text} (see {where} --help)" if where else text
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The console script: runs the command line and ends the process with its exit code."""
+    try:
+        result = podnet.main(args, prog_name="podnet", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"podnet: {sentence(error)}", err=True)
+        sys.exit(2)
+    except UserError as error:
+        click.echo(f"podnet: {error}", err=True)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(result if isinstance(result, int) else 0)
