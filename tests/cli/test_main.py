@@ -143,9 +143,7 @@ def test_absent_module_is_a_sentence_and_help_still_works(run: Run, monkeypatch:
     assert run("--help")[0] == 0
 
 
-def test_module_that_lacks_a_dependency_is_not_called_absent(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_module_that_lacks_a_dependency_is_not_called_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken_probe.py").write_text("import podnet_no_such_dependency\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(COMMANDS, "broken", ("broken_probe:command", "Broken."))

@@ -328,10 +328,7 @@ def test_version_in_errors_is_the_inputs_when_plain(agent: FakeAgent, run: Run, 
 def test_version_needs_no_agent(shim: Path, stdin: bytes, version: str) -> None:
     done = subprocess.run([shim], input=stdin, env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=20)
     assert done.returncode == 0
-    assert json.loads(done.stdout) == {
-        "cniVersion": version,
-        "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
-    }
+    assert json.loads(done.stdout) == {"cniVersion": version, "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]}
 
 
 def test_build_leaves_the_executable_beside_podnet() -> None:
