@@ -1,0 +1,151 @@
+"""The one loop body that keeps a kernel as it should be: observe, diff, apply.
+
+`actual` is what was last read from the kernel, carried forward by steps the kernel acknowledged. Any event that does
+not agree with it marks its kind dirty, and a dirty kind is read again, whole, before the next diff. While nothing is
+dirty only the units that changed are compared. Nothing is ever flushed, and nothing is deleted before `reconcile` is
+called for the first time, which the agent does only when every informer has listed once and the facts were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+
+import msgspec
+
+from podnet.kernel.dataplane import ApplyError, Dataplane
+from podnet.kernel.monitor import Event
+from podnet.state.host import Action
+from podnet.state.plan import Plan, Step, plan, restrict
+from podnet.state.resource import Key, NodeState, Resource, state
+
+Units = Mapping[Hashable, tuple[Resource, ...]]
+After = Callable[[Plan], Iterable[Action]]
+
+
+class Pass(msgspec.Struct, frozen=True):
+    """What one reconciliation did. `unsettled` names the units that are not as desired yet, with the reasons."""
+
+    plan: Plan
+    failed: tuple[ApplyError, ...] = ()
+    held: tuple[Step, ...] = ()
+    unsettled: Mapping[Hashable, str] = {}
+
+
+class Reconciler:
+    """Owns the last reading of one node's kernel. Synchronous; every call comes from the one kernel thread."""
+
+    def __init__(self, dataplane: Dataplane) -> None:
+        self.dataplane = dataplane
+        self.dirty: set[str] | None = None
+        """Kinds to read again; None means everything."""
+        self.actual: dict[Key, Resource] = {}
+        self._attempted: dict[Hashable, tuple[Resource, ...]] = {}
+        self._unsettled: frozenset[Hashable] = frozenset()
+
+    def distrust(self, kinds: Iterable[str] | None = None) -> None:
+        """Read these kinds (None: all) again before the next diff."""
+        if kinds is None:
+            self.dirty = None
+        elif self.dirty is not None:
+            self.dirty.update(kinds)
+
+    def observe(self, events: Iterable[Event]) -> bool:
+        """Take in what the monitor saw; True when something disagrees, so that a pass is needed."""
+        last: dict[object, Event] = {}
+        for event in events:
+            last[event[1] if isinstance(event[1], str) else event[1].key] = event
+        for verb, subject in last.values():
+            if isinstance(subject, str):
+                self.distrust(None if subject == "all" else (subject,))
+            elif not self._agrees(verb, subject):
+                self.distrust((subject.kind,))
+        return self.dirty is None or bool(self.dirty)
+
+    def _agrees(self, verb: str, seen: Resource) -> bool:
+        known = self.actual.get(seen.key)
+        match verb:
+            case "new":
+                return known is not None and not known.changes(seen)
+            case "del":
+                return known is None
+            case _:  # foreign: something without our mark stands where we want ours
+                return known is None
+
+    def poll(self, kind: str, units: Units) -> bool:
+        """Look at a kind that sends no events (sysctls); True when it drifted."""
+        wanted = {r.key: r for resources in units.values() for r in resources if r.kind == kind}
+        seen = self.dataplane.read(wanted, frozenset({kind}))
+        drifted = any(key in self.actual and self.actual[key].changes(value) for key, value in seen.items())
+        if drifted:
+            self.distrust((kind,))
+        return drifted
+
+    def difference(self, units: Units) -> Plan:
+        """The plan that a pass would carry out now, from a fresh reading of everything; changes nothing."""
+        desired = _state(units)
+        return plan(desired, self.dataplane.read(desired))
+
+    def reconcile(self, units: Units, after: After = lambda _: ()) -> Pass:
+        """One pass: make the kernel hold what `units` say."""
+        steps = self._plan(units)
+        outcome = self.dataplane.apply(steps) if steps else None
+        self._attempted = dict(units)
+        self._unsettled = frozenset()
+        if outcome is None:
+            return Pass(steps)
+        for step in outcome.done:
+            self._carry(step)
+        self.dataplane.act(tuple(after(steps)))
+        reasons = {error.resource.key: str(error) for error in outcome.failed}
+        self.distrust({key[0] for key in reasons})
+        reasons |= {step.resource.key: "waits for its link or namespace" for step in outcome.held}
+        unsettled = _units_of(units, reasons)
+        self._unsettled = frozenset(unsettled)
+        return Pass(steps, outcome.failed, outcome.held, unsettled)
+
+    def _plan(self, units: Units) -> Plan:
+        if self.dirty is None or self.dirty:
+            desired = _state(units)
+            self._read(desired)
+            return plan(desired, self.actual)
+        last, unsettled = self._attempted, self._unsettled
+        changed = [unit for unit, wanted in units.items() if last.get(unit) is not wanted or unit in unsettled]
+        gone = [unit for unit in last if unit not in units]
+        desired = state(resource for unit in changed for resource in units[unit])
+        before = {r.key for unit in (*changed, *gone) for r in last.get(unit, ())}
+        return plan(desired, restrict(self.actual, before | desired.keys()))
+
+    def _read(self, desired: NodeState) -> None:
+        if self.dirty is None:
+            self.actual = self.dataplane.read(desired)
+        else:
+            kinds = frozenset(self.dirty)
+            fresh = self.dataplane.read(desired, kinds)
+            self.actual = {key: value for key, value in self.actual.items() if key[0] not in kinds} | fresh
+        self.dirty = set()
+
+    def _carry(self, step: Step) -> None:
+        """Take over an acknowledged step; a link that went took along whatever was on it."""
+        key = step.resource.key
+        if step.verb in ("delete", "replace") and key[0] == "Link":
+            name = key[2]
+            self.actual = {k: r for k, r in self.actual.items() if r.on != ("", name)}
+        if step.verb == "delete":
+            self.actual.pop(key, None)
+        else:
+            self.actual[key] = step.resource
+
+
+def _state(units: Units) -> dict[Key, Resource]:
+    return state(resource for resources in units.values() for resource in resources)
+
+
+def _units_of(units: Units, reasons: Mapping[Key, str]) -> dict[Hashable, str]:
+    if not reasons:
+        return {}
+    found = {}
+    for unit, resources in units.items():
+        reason = next((reasons[r.key] for r in resources if r.key in reasons), None)
+        if reason is not None:
+            found[unit] = reason
+    return found

@@ -1,0 +1,70 @@
+"""What one node's kernel should hold: the sum of its features, each a pure function of what the node sees.
+
+Read this first. `desired(view)` is podnet: everything else brings objects here, or carries the result to a kernel.
+A node feature is computed from the whole view without its pods; a pod feature from that and one attachment, and is
+computed again only when one of the two is another object than before. The result maps a unit (a feature, or a feature
+and a pod) to its resources, so that the reconciler can compare just the units that changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+
+from podnet.network import bandwidth, forwarding, hostports, masquerade, migration, pods
+from podnet.network.memo import Memo, recall
+from podnet.network.view import Attachment, NodeView
+from podnet.state.host import Action
+from podnet.state.plan import Plan
+from podnet.state.resource import NodeState, Resource, state
+
+NodeFeature = Callable[[NodeView], Iterator[Resource]]
+PodFeature = Callable[[NodeView, Attachment], Iterator[Resource]]
+Unit = tuple[str, ...]
+Desired = Mapping[Unit, tuple[Resource, ...]]
+
+NODE_FEATURES: Mapping[str, NodeFeature] = {
+    "forwarding": forwarding.forward,
+    "backend": migration.connect,
+    "pods": pods.segment,
+    "masquerade": masquerade.masquerade,
+    "hostports": hostports.table,
+}
+
+POD_FEATURES: Mapping[str, PodFeature] = {"attach": pods.attach, "publish": hostports.publish, "limit": bandwidth.limit}
+
+
+def desired(view: NodeView, memo: Memo | None = None) -> Desired:
+    """Every unit's resources. `memo` only saves time: with or without it the result is equal."""
+    memo = {} if memo is None else memo
+    parts = (view.me, view.peers, view.network, view.facts)
+    node = recall(memo, "desired", parts, lambda: _without_pods(view))
+    units: dict[Unit, tuple[Resource, ...]] = {}
+    for name, feature in NODE_FEATURES.items():
+        units[name,] = recall(memo, (name,), (node,), lambda feature=feature: tuple(feature(node)))  # type: ignore[misc]
+    for attachment in view.attachments:
+        unit = ("pod", *attachment.id)
+        units[unit] = recall(memo, unit, (node, attachment), lambda pod=attachment: tuple(_pod(node, pod)))  # type: ignore[misc]
+    for stale in [key for key in memo if isinstance(key, tuple) and key[0] == "pod" and key not in units]:
+        del memo[stale]
+    return units
+
+
+def node_state(units: Desired) -> NodeState:
+    """All units as one state; raises Conflict when two features want the same kernel object differently."""
+    return state(resource for resources in units.values() for resource in resources)
+
+
+def after(view: NodeView, plan: Plan) -> tuple[Action, ...]:
+    """What is not a state but follows from the difference."""
+    return tuple(hostports.forget(view, plan))
+
+
+def _without_pods(view: NodeView) -> NodeView:
+    return msgspec.structs.replace(view, attachments=(), mtu=migration.pod_mtu(view))
+
+
+def _pod(node: NodeView, attachment: Attachment) -> Iterator[Resource]:
+    for feature in POD_FEATURES.values():
+        yield from feature(node, attachment)

@@ -1,0 +1,1 @@
+"""What the cluster says: typed, frozen Kubernetes objects. Values only; nothing here does I/O."""

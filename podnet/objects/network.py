@@ -1,0 +1,47 @@
+"""podnet's own settings: one cluster-scoped `NetworkConfig` named `default` chooses the scheme for the whole cluster.
+
+The object is plain: `spec.backend.type` names the backend, the other keys of `spec.backend` are that backend's
+options, validated by the backend's own `Options` struct (network/backends). Changing the type on a live cluster is how
+a migration is asked for.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from podnet.objects.meta import Object, Value
+
+NETWORK_NAME = "default"
+ACCEPTS_ANNOTATION = "podnet.dev/accepts"
+SENDS_ANNOTATION = "podnet.dev/sends"
+
+
+class NodeMask(Value):
+    """Prefix length of the range cut for each node, per family (kube-controller-manager's defaults)."""
+
+    ipv4: int = 24
+    ipv6: int = 64
+
+
+class NetworkSpec(Value):
+    """Cluster-wide network settings.
+
+    pod_cidrs    the cluster's ranges, at most one per family, from which every node gets its own
+    backend      `{"type": "vxlan", ...options}`
+    attachment   "bridge" (cni0 style) or "ptp" (a /32 and proxy ARP, Calico style)
+    masquerade   pods leave the cluster with their node's address
+    mtu          bytes of a pod's interface; 0 derives it from the uplink and the backend
+    """
+
+    pod_cidrs: tuple[str, ...] = msgspec.field(default=("10.244.0.0/16",), name="podCIDRs")
+    node_mask: NodeMask = NodeMask()
+    backend: dict[str, str | int | bool] = msgspec.field(default_factory=lambda: {"type": "vxlan"})
+    attachment: str = "bridge"
+    masquerade: bool = True
+    mtu: int = 0
+
+
+class NetworkConfig(Object):
+    """The cluster's network configuration (podnet.dev/v1)."""
+
+    spec: NetworkSpec = NetworkSpec()

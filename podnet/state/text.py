@@ -1,0 +1,44 @@
+"""Resources as text for people: golden files, `podnet plan` and log lines all read the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from podnet.state.nft import NftTable
+from podnet.state.plan import RANK, Plan
+from podnet.state.resource import NodeState, Resource
+
+SIGNS = {"add": "+", "change": "~", "replace": "!", "delete": "-"}
+
+
+def describe(resource: Resource) -> str:
+    """One line (a table: several) that shows every managed field that is not its default."""
+    if isinstance(resource, NftTable):
+        return f"nfttable {resource.family} {resource.name} {{\n{resource.body.rstrip()}\n}}"
+    words = " ".join(_fields(resource))
+    return f"{type(resource).__name__.lower()} {words}"
+
+
+def _fields(value: msgspec.Struct) -> Iterator[str]:
+    for field in msgspec.structs.fields(type(value)):
+        content = getattr(value, field.name)
+        if field.required:
+            yield f"{field.name}={content}" if field.name not in ("name", "dst") else str(content)
+        elif isinstance(content, msgspec.Struct):
+            yield f"{field.name}=({' '.join(_fields(content))})"
+        elif content is not None and content != field.default:
+            yield field.name if content is True else f"{field.name}={content}"
+
+
+def listing(state: NodeState | Iterable[Resource]) -> str:
+    """A whole state, sorted as it would be applied."""
+    resources = state.values() if isinstance(state, dict) else state
+    ordered = sorted(resources, key=lambda resource: (RANK[resource.kind], resource.key))  # type: ignore[union-attr]
+    return "".join(f"{describe(resource)}\n" for resource in ordered)  # type: ignore[arg-type]
+
+
+def difference(plan: Plan) -> str:
+    """A plan as signed lines: + add, ~ change, ! delete and add, - delete."""
+    return "".join(f"{SIGNS[step.verb]} {describe(step.resource)}\n" for step in plan.steps)
