@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import msgspec
-
 from podnet.kernel.dataplane import ApplyError, Dataplane
 from podnet.kernel.monitor import Event
+
 from podnet.state.host import Action
 from podnet.state.plan import Plan, Step, plan, restrict
 from podnet.state.resource import Key, NodeState, Resource, state

@@ -21,6 +21,6 @@ def recall(memo: Memo, key: Hashable, inputs: tuple[object, ...], make: Callable
         return last[1]  # type: ignore[return-value]
     made = make()
     if last is not None and last[1] == made:
-        made = last[1]  # type: ignore[assignment]
+        made = last[1]
     memo[key] = (inputs, made)
     return made

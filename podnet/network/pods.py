@@ -66,8 +66,10 @@ def attach(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
     yield _node_end(attachment, peer, mtu)
     yield PodLink(netns=attachment.netns, name=attachment.ifname, mtu=mtu, mac=attachment.mac)
     for address in attachment.addresses:
-        wire = _bridged if attachment.mode == "bridge" else _point_to_point
-        yield from wire(view, attachment, address)
+        if attachment.mode == "bridge":
+            yield from _bridged(view, attachment, address)
+        else:
+            yield from _point_to_point(attachment, address)
 
 
 def _node_end(attachment: Attachment, peer: VethPeer, mtu: int) -> Link:
@@ -84,11 +86,10 @@ def _node_end(attachment: Attachment, peer: VethPeer, mtu: int) -> Link:
 
 
 def _bridged(view: NodeView, attachment: Attachment, address: str) -> Iterator[Resource]:
-    pod = {"dev": attachment.ifname, "netns": attachment.netns}
     yield Address(attachment.ifname, address, attachment.netns)
     gateway = _gateway(view, address)
     if gateway and attachment.default_route:
-        yield Route(DEFAULT[is_v6(address)], via=gateway, **pod)
+        yield Route(DEFAULT[is_v6(address)], via=gateway, dev=attachment.ifname, netns=attachment.netns)
     yield Neighbour(BRIDGE, base_address(address), attachment.mac)
 
 
@@ -96,7 +97,7 @@ def _gateway(view: NodeView, address: str) -> str | None:
     return next((first_address(cidr) for cidr in view.me.pod_cidrs if is_v6(cidr) == is_v6(address)), None)
 
 
-def _point_to_point(view: NodeView, attachment: Attachment, address: str) -> Iterator[Resource]:
+def _point_to_point(attachment: Attachment, address: str) -> Iterator[Resource]:
     v6, ip, node_end = is_v6(address), base_address(address), host_ifname(attachment)
     host, gateway = f"{ip}/{128 if v6 else 32}", PTP_GATEWAYS[v6]
     yield Address(attachment.ifname, host, attachment.netns)
@@ -110,7 +111,7 @@ def _point_to_point(view: NodeView, attachment: Attachment, address: str) -> Ite
 
 
 def _by_gateway(attachment: Attachment, gateway: str, v6: bool) -> Iterator[Resource]:
-    pod = {"dev": attachment.ifname, "netns": attachment.netns}
+    dev, netns = attachment.ifname, attachment.netns
     if not v6:
-        yield Route(f"{gateway}/32", scope_link=True, **pod)
-    yield Route(DEFAULT[v6], via=gateway, **pod)
+        yield Route(f"{gateway}/32", dev=dev, scope_link=True, netns=netns)
+    yield Route(DEFAULT[v6], via=gateway, dev=dev, netns=netns)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
+from itertools import pairwise
+from typing import ClassVar
 
 import msgspec
 
@@ -23,7 +25,15 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     """Base of the plain values in this module."""
 
 
-class PortMapping(Value):
+class Options(Value, frozen=True):
+    """Base of a backend's options; WIRE names the fields that both ends of a path must agree on."""
+
+    WIRE: ClassVar[tuple[str, ...]] = ()
+
+    type: str = ""
+
+
+class PortMapping(Value, frozen=True):
     """A host port: `protocol` is tcp, udp or sctp; host_ip "" means every address of the node."""
 
     host_port: int
@@ -32,8 +42,8 @@ class PortMapping(Value):
     host_ip: str = ""
 
 
-class Bandwidth(Value):
-    """Limits as the CNI bandwidth capability gives them: rates in bits/s, bursts in bits, seen from the pod; 0 = none."""
+class Bandwidth(Value, frozen=True):
+    """Limits as the CNI capability bandwidth has them: rates in bits/s, bursts in bits, seen from the pod; 0 = none."""
 
     ingress_rate: int = 0
     ingress_burst: int = 0
@@ -41,7 +51,7 @@ class Bandwidth(Value):
     egress_burst: int = 0
 
 
-class Attachment(Value):
+class Attachment(Value, frozen=True):
     """One interface of one container: the IPAM record, and all that attaching it needs.
 
     `addresses` are ip/prefix, at most one per family, as allocated; `netns` is the path of the pod's namespace;
@@ -69,7 +79,7 @@ class Attachment(Value):
         return (self.container_id, self.ifname)
 
 
-class LocalFacts(Value):
+class LocalFacts(Value, frozen=True):
     """What was read of the node itself before anything is decided; frozen and passed in.
 
     `prefixes` are the subnets directly on the uplink; `missing` names the kernel features that are absent, and why.
@@ -82,7 +92,7 @@ class LocalFacts(Value):
     missing: Mapping[str, str] = {}
 
 
-class NodeInfo(Value):
+class NodeInfo(Value, frozen=True):
     """A node reduced to what routing needs. Addresses and CIDRs are in inet_ntop spelling, at most one per family.
 
     `accepts` names the backends this node's kernel can receive now, `sends` those its routes use now; both are what
@@ -100,7 +110,7 @@ class NodeInfo(Value):
         return next((address for address in self.addresses if is_v6(address) == is_v6(like)), None)
 
 
-class Problem(Value):
+class Problem(Value, frozen=True):
     """A user's mistake, or a missing piece, that does not stop the rest: reported as log line, metric and Event.
 
     `object` names it as kind/name, `field` its JSON path or "".
@@ -112,7 +122,7 @@ class Problem(Value):
     field: str = ""
 
 
-class NodeView(Value):
+class NodeView(Value, frozen=True):
     """All that the features of one node are computed from; `mtu` is what the schemes in use leave to a pod's packet."""
 
     me: NodeInfo
@@ -213,7 +223,7 @@ def _overlaps(cluster: Cluster) -> Iterable[Problem]:
         for cidr in node_info(node).pod_cidrs
         if not is_v6(cidr)
     )
-    for (one, owner), (other, intruder) in zip(ranges, ranges[1:], strict=False):
+    for (one, owner), (other, intruder) in pairwise(ranges):
         if one.overlaps(other):
             message = f"podCIDR {other} overlaps {one} of node {owner}"
             yield Problem(f"Node/{intruder}", "PodCIDROverlap", message, "spec.podCIDRs")

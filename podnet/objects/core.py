@@ -10,14 +10,14 @@ import msgspec
 from podnet.objects.meta import Object, Value
 
 
-class NodeAddress(Value):
+class NodeAddress(Value, frozen=True):
     """One address of a node; `type` is InternalIP, ExternalIP or Hostname."""
 
     type: str = ""
     address: str = ""
 
 
-class Condition(Value):
+class Condition(Value, frozen=True):
     """A status condition of a node, pod or namespace."""
 
     type: str = ""
@@ -27,7 +27,7 @@ class Condition(Value):
     last_transition_time: str | None = None
 
 
-class Taint(Value):
+class Taint(Value, frozen=True):
     """Keeps pods without a matching toleration off a node."""
 
     key: str = ""
@@ -35,7 +35,7 @@ class Taint(Value):
     effect: str = ""
 
 
-class NodeSpec(Value):
+class NodeSpec(Value, frozen=True):
     """`pod_cidrs` holds at most one range per IP family, the first being the primary one."""
 
     pod_cidr: str = msgspec.field(default="", name="podCIDR")
@@ -44,25 +44,25 @@ class NodeSpec(Value):
     taints: tuple[Taint, ...] = ()
 
 
-class DaemonEndpoint(Value):
+class DaemonEndpoint(Value, frozen=True):
     """TCP port; 0 when unknown."""
 
     port: int = msgspec.field(default=0, name="Port")
 
 
-class NodeDaemonEndpoints(Value):
+class NodeDaemonEndpoints(Value, frozen=True):
     """Where the node's kubelet serves logs and exec."""
 
     kubelet_endpoint: DaemonEndpoint = DaemonEndpoint()
 
 
-class NodeSystemInfo(Value):
+class NodeSystemInfo(Value, frozen=True):
     """What `kubectl get nodes` prints as VERSION."""
 
     kubelet_version: str = ""
 
 
-class NodeStatus(Value):
+class NodeStatus(Value, frozen=True):
     """What the kubelet reports of its node."""
 
     addresses: tuple[NodeAddress, ...] = ()
@@ -71,26 +71,26 @@ class NodeStatus(Value):
     node_info: NodeSystemInfo = NodeSystemInfo()
 
 
-class Node(Object):
+class Node(Object, frozen=True):
     """A machine of the cluster."""
 
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
 
 
-class NamespaceStatus(Value):
+class NamespaceStatus(Value, frozen=True):
     """`phase` is Active or Terminating."""
 
     phase: str = "Active"
 
 
-class Namespace(Object):
+class Namespace(Object, frozen=True):
     """A scope for names."""
 
     status: NamespaceStatus = NamespaceStatus()
 
 
-class ContainerPort(Value):
+class ContainerPort(Value, frozen=True):
     """A port a container listens on; host_port != 0 publishes it on the node."""
 
     container_port: int = 0
@@ -100,7 +100,7 @@ class ContainerPort(Value):
     name: str = ""
 
 
-class EnvVar(Value):
+class EnvVar(Value, frozen=True):
     """An environment variable; `value_from` is kept as it came (fieldRef and friends)."""
 
     name: str = ""
@@ -108,27 +108,27 @@ class EnvVar(Value):
     value_from: dict[str, dict[str, str]] | None = None
 
 
-class ExecAction(Value):
+class ExecAction(Value, frozen=True):
     """Run a command in the container; exit code 0 is success."""
 
     command: tuple[str, ...] = ()
 
 
-class TCPSocketAction(Value):
+class TCPSocketAction(Value, frozen=True):
     """Success when a TCP connection opens. `port` is a number or a container port's name."""
 
     port: int | str = 0
     host: str = ""
 
 
-class HTTPHeader(Value):
+class HTTPHeader(Value, frozen=True):
     """One request header."""
 
     name: str = ""
     value: str = ""
 
 
-class HTTPGetAction(Value):
+class HTTPGetAction(Value, frozen=True):
     """Success when the answer's status is 200..399."""
 
     port: int | str = 0
@@ -138,7 +138,7 @@ class HTTPGetAction(Value):
     http_headers: tuple[HTTPHeader, ...] = ()
 
 
-class Probe(Value):
+class Probe(Value, frozen=True):
     """A periodic health check; times are whole seconds."""
 
     exec: ExecAction | None = None
@@ -151,7 +151,7 @@ class Probe(Value):
     failure_threshold: int = 3
 
 
-class Container(Value):
+class Container(Value, frozen=True):
     """One process (tree) of a pod. In the lab `image` names nothing; `command` must exist on the machine."""
 
     name: str = ""
@@ -166,14 +166,14 @@ class Container(Value):
     startup_probe: Probe | None = None
 
 
-class PodDNSConfigOption(Value):
+class PodDNSConfigOption(Value, frozen=True):
     """One resolver option such as ndots:5."""
 
     name: str = ""
     value: str | None = None
 
 
-class PodDNSConfig(Value):
+class PodDNSConfig(Value, frozen=True):
     """What is merged into the pod's resolv.conf."""
 
     nameservers: tuple[str, ...] = ()
@@ -181,14 +181,14 @@ class PodDNSConfig(Value):
     options: tuple[PodDNSConfigOption, ...] = ()
 
 
-class HostAlias(Value):
+class HostAlias(Value, frozen=True):
     """An extra line of the pod's hosts file."""
 
     ip: str = ""
     hostnames: tuple[str, ...] = ()
 
 
-class Toleration(Value):
+class Toleration(Value, frozen=True):
     """Lets a pod onto a node with a matching taint."""
 
     key: str = ""
@@ -197,7 +197,7 @@ class Toleration(Value):
     effect: str = ""
 
 
-class PodSpec(Value):
+class PodSpec(Value, frozen=True):
     """What the user wants to run, and where."""
 
     node_name: str = ""
@@ -215,13 +215,13 @@ class PodSpec(Value):
     containers: tuple[Container, ...] = ()
 
 
-class PodIP(Value):
+class PodIP(Value, frozen=True):
     """One address of a pod."""
 
     ip: str = ""
 
 
-class PodStatus(Value):
+class PodStatus(Value, frozen=True):
     """What the kubelet reports of a pod; `pod_ips` has at most one address per family."""
 
     phase: str = ""
@@ -232,27 +232,27 @@ class PodStatus(Value):
     start_time: str | None = None
 
 
-class Pod(Object):
+class Pod(Object, frozen=True):
     """A group of containers that share one network namespace."""
 
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
 
-class ConfigMap(Object):
+class ConfigMap(Object, frozen=True):
     """Plain configuration data."""
 
     data: dict[str, str] = {}
 
 
-class Secret(Object):
+class Secret(Object, frozen=True):
     """Confidential data; values are base64."""
 
     type: str = "Opaque"
     data: dict[str, str] = {}
 
 
-class Event(Object):
+class Event(Object, frozen=True):
     """Something that happened to an object; for people."""
 
     reason: str = ""
@@ -260,7 +260,7 @@ class Event(Object):
     type: str = "Normal"
 
 
-class ServiceSpec(Value):
+class ServiceSpec(Value, frozen=True):
     """Only what this slice of podnet reads; the Services issue widens it."""
 
     cluster_ip: str = msgspec.field(default="", name="clusterIP")
@@ -268,17 +268,17 @@ class ServiceSpec(Value):
     type: str = "ClusterIP"
 
 
-class Service(Object):
+class Service(Object, frozen=True):
     """A stable address for a set of pods."""
 
     spec: ServiceSpec = ServiceSpec()
 
 
-class EndpointSlice(Object):
+class EndpointSlice(Object, frozen=True):
     """The endpoints of a Service (discovery.k8s.io/v1)."""
 
     address_type: str = ""
 
 
-class Lease(Object):
+class Lease(Object, frozen=True):
     """A heartbeat (coordination.k8s.io/v1)."""

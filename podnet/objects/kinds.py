@@ -11,7 +11,7 @@ from podnet.objects import core, network
 from podnet.objects.meta import Object, Value
 
 
-class Kind(Value):
+class Kind(Value, frozen=True):
     """One served resource: its group, version, names and the struct it decodes into."""
 
     group: str

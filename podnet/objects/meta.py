@@ -19,7 +19,7 @@ class Value(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
     """Base of everything in objects/: immutable, camelCase on the wire, defaults left out."""
 
 
-class OwnerReference(Value):
+class OwnerReference(Value, frozen=True):
     """Who an object belongs to; the garbage collector follows it."""
 
     api_version: str = ""
@@ -30,7 +30,7 @@ class OwnerReference(Value):
     block_owner_deletion: bool = False
 
 
-class ObjectMeta(Value):
+class ObjectMeta(Value, frozen=True):
     """Name, version and labels of an object. `resource_version` is opaque and only ever compared for equality."""
 
     name: str = ""
@@ -47,7 +47,7 @@ class ObjectMeta(Value):
     owner_references: tuple[OwnerReference, ...] = ()
 
 
-class Object(Value):
+class Object(Value, frozen=True):
     """A top-level API object; subclasses add spec and status."""
 
     metadata: ObjectMeta = ObjectMeta()

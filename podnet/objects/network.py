@@ -16,14 +16,14 @@ ACCEPTS_ANNOTATION = "podnet.dev/accepts"
 SENDS_ANNOTATION = "podnet.dev/sends"
 
 
-class NodeMask(Value):
+class NodeMask(Value, frozen=True):
     """Prefix length of the range cut for each node, per family (kube-controller-manager's defaults)."""
 
     ipv4: int = 24
     ipv6: int = 64
 
 
-class NetworkSpec(Value):
+class NetworkSpec(Value, frozen=True):
     """Cluster-wide network settings.
 
     pod_cidrs    the cluster's ranges, at most one per family, from which every node gets its own
@@ -41,7 +41,7 @@ class NetworkSpec(Value):
     mtu: int = 0
 
 
-class NetworkConfig(Object):
+class NetworkConfig(Object, frozen=True):
     """The cluster's network configuration (podnet.dev/v1)."""
 
     spec: NetworkSpec = NetworkSpec()

@@ -1,1 +1,1 @@
-"""What one node's kernel holds, as plain values: resources, their identity, and the one diff between two sets of them."""
+"""What one node's kernel holds, as plain values: resources, their identity, and the one diff between two states."""

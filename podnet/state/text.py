@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -34,9 +34,9 @@ def _fields(value: msgspec.Struct) -> Iterator[str]:
 
 def listing(state: NodeState | Iterable[Resource]) -> str:
     """A whole state, sorted as it would be applied."""
-    resources = state.values() if isinstance(state, dict) else state
-    ordered = sorted(resources, key=lambda resource: (RANK[resource.kind], resource.key))  # type: ignore[union-attr]
-    return "".join(f"{describe(resource)}\n" for resource in ordered)  # type: ignore[arg-type]
+    resources = state.values() if isinstance(state, Mapping) else state
+    ordered = sorted(resources, key=lambda resource: (RANK[resource.kind], resource.key))
+    return "".join(f"{describe(resource)}\n" for resource in ordered)
 
 
 def difference(plan: Plan) -> str:

@@ -10,30 +10,23 @@ receive and send (see network/migration.py).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
 from podnet.network.backends import host_gw, vxlan
-from podnet.network.view import NodeView
+from podnet.network.view import NodeView, Options
 from podnet.state.resource import Resource
 
 Setting = str | int | bool
 
 
-class Options(Protocol):
-    """The options of any backend."""
-
-    WIRE: ClassVar[tuple[str, ...]]
-    type: str
-
-
 class Backend(Protocol):
     """What a backend module offers."""
 
-    Options: type
+    Options: type[Options]
 
-    def overhead(self, options: Options, v6: bool) -> int:
+    def overhead(self, options: Any, v6: bool) -> int:
         """Bytes that the scheme takes from each packet between nodes of one family."""
 
     def connect(self, view: NodeView) -> Iterator[Resource]:
@@ -45,7 +38,7 @@ BACKENDS: Mapping[str, Backend] = {"vxlan": cast(Backend, vxlan), "host-gw": cas
 
 def options(backend: Mapping[str, Setting]) -> Options:
     """The typed options of `spec.backend`; raises msgspec.ValidationError, or KeyError for an unknown type."""
-    return cast(Options, msgspec.convert(dict(backend), BACKENDS[str(backend.get("type", "vxlan"))].Options))
+    return msgspec.convert(dict(backend), BACKENDS[str(backend.get("type", "vxlan"))].Options)
 
 
 def validate(backend: Mapping[str, Setting]) -> list[tuple[str, str]]:

@@ -8,17 +8,15 @@ would not know the pods' addresses.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
-from podnet.network.view import NodeView, Value
+from podnet.network.view import NodeView
+from podnet.network.view import Options as Base
 from podnet.state.resource import Resource
 from podnet.state.routes import Route
 
 
-class Options(Value, forbid_unknown_fields=True):
+class Options(Base, frozen=True, forbid_unknown_fields=True):
     """host-gw has nothing to set."""
-
-    WIRE: ClassVar[tuple[str, ...]] = ()
 
     type: str = "host-gw"
 

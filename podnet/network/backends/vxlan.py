@@ -16,14 +16,15 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from podnet.network.pods import derived_mac
-from podnet.network.view import NodeInfo, NodeView, Value, base_address, is_v6, on_link
+from podnet.network.view import NodeInfo, NodeView, base_address, is_v6, on_link
+from podnet.network.view import Options as Base
 from podnet.state.host import Sysctl
 from podnet.state.links import Vxlan
 from podnet.state.resource import LINK_PREFIX, Resource
 from podnet.state.routes import Address, FdbEntry, Neighbour, Route
 
 
-class Options(Value, forbid_unknown_fields=True, rename="camel"):
+class Options(Base, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """`vni` and UDP `port` as flannel's defaults; `direct_routing` skips the tunnel to peers on the same link."""
 
     WIRE: ClassVar[tuple[str, ...]] = ("vni", "port")
