@@ -41,7 +41,7 @@ class NativeBuildHook(BuildHookInterface[Any]):
 
     PLUGIN_NAME = "custom"
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 (hatchling calls by name)
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         out = Path(self.root) / "podnet" / "_native"
         out.mkdir(exist_ok=True)
         for source in sorted((Path(self.root) / "native").glob("*.c")):

