@@ -23,7 +23,7 @@ missing=$$(for p in $(1); do echo $$p; done | sort | \
 [ "$$(id -u)" = 0 ] || { echo "podnet: run this as root once, so that it can install: $$(echo $$missing)" >&2; exit 2; }; \
 echo "podnet: installing $$(echo $$missing)" >&2; \
 export DEBIAN_FRONTEND=noninteractive; \
-apt-get -qq -o DPkg::Lock::Timeout=300 -o APT::Get::List-Cleanup=0 update </dev/null; \
+apt-get -qq -o DPkg::Lock::Timeout=300 -o APT::Get::List-Cleanup=0 update </dev/null || echo "podnet: going on with the package lists as they are" >&2; \
 apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 --no-install-recommends install $$missing </dev/null
 endef
 
