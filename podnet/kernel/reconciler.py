@@ -80,10 +80,11 @@ class Reconciler:
             self.distrust((kind,))
         return drifted
 
-    def difference(self, units: Units) -> Plan:
-        """The plan that a pass would carry out now, from a fresh reading of everything; changes nothing."""
+    def difference(self, units: Units, only: bool = False) -> Plan:
+        """The plan that a pass would carry out now, from a fresh reading; changes nothing. `only`: of these units."""
         desired = _state(units)
-        return plan(desired, self.dataplane.read(desired))
+        actual = self.dataplane.read(desired)
+        return plan(desired, restrict(actual, desired) if only else actual)
 
     def reconcile(self, units: Units, after: After = lambda _: ()) -> Pass:
         """One pass: make the kernel hold what `units` say."""

@@ -1,0 +1,298 @@
+"""One node's loop: whenever the cluster, the pods or the kernel changed, bring the kernel to what they mean.
+
+Events only set "dirty"; a pass takes the newest of everything, so bursts collapse. The loop owns the decisions, one
+worker thread owns the kernel, and the pure core in between knows neither. Until every informer has listed once, and
+the node's own facts are known, nothing is planned at all: an agent that knows nothing deletes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+
+from podnet.agent import metrics
+from podnet.cni.errors import CniError
+from podnet.kernel.monitor import Event
+from podnet.kernel.reconciler import Pass, Reconciler
+from podnet.network.desired import Desired, Unit, after, desired
+from podnet.network.memo import Memo
+from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, base_address, problems, view
+from podnet.objects.cluster import Cluster
+from podnet.state.host import ForgetFlows
+from podnet.state.plan import Plan
+from podnet.state.text import describe
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RESYNC = 60.0
+"""Seconds between full readings of the kernel, for drift that sends no event."""
+
+POLL = 0.4
+"""Seconds between looks at the kernel parameters, which send no events; drift is to be repaired within 1 s."""
+
+BACKOFF = (0.1, 5.0)
+"""First and longest wait in seconds before a pass that failed is tried again."""
+
+TRY_AGAIN_LATER = 11
+INVALID_NETNS = 8
+NOT_APPLIED = 100
+
+Facts = Callable[[NodeInfo], LocalFacts | str]
+
+
+class Agent:
+    """Implements what the CNI server asks for (agent/cni_server.py) on top of one reconciler.
+
+    `cluster()` gives the newest snapshot, or None before every informer has listed once; `facts(me)` reads the node's
+    own facts, or says in a sentence why they can't be had; `applied(view)` is told of every clean pass.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        reconciler: Reconciler,
+        kernel: ThreadPoolExecutor,
+        cluster: Callable[[], Cluster | None],
+        facts: Facts,
+        attachments: Iterable[Attachment] = (),
+        applied: Callable[[NodeView | None, str | None], None] = lambda view, reason: None,
+    ) -> None:
+        self.node = node
+        self.reconciler = reconciler
+        self.attachments = {attachment.id: attachment for attachment in attachments}
+        self.view: NodeView | None = None
+        self.problems: tuple[Problem, ...] = ()
+        self.last: Pass | None = None
+        self.seconds = 0.0
+        self.passes = 0
+        self._kernel = kernel
+        self._cluster = cluster
+        self._read_facts = facts
+        self._applied = applied
+        self._facts: LocalFacts | None = None
+        self._memo: Memo = {}
+        self._units: Desired = {}
+        self._reason: str | None = "the agent is starting"
+        self._events: list[Event] = []
+        self._waiters: list[asyncio.Future[Pass]] = []
+        self._wake = asyncio.Event()
+
+    # -- what others tell the loop
+
+    def wake(self) -> None:
+        """Something changed; a pass follows."""
+        self._wake.set()
+
+    def kernel_events(self, events: list[Event]) -> None:
+        """What the monitor saw."""
+        if ("dirty", "facts") in events:
+            self._facts = None
+        self._events += events
+        self._wake.set()
+
+    # -- what the CNI server asks
+
+    def not_ready(self) -> str | None:
+        """Why no pod can be attached now; None when one can."""
+        return self._reason
+
+    def template(self) -> NodeView | None:
+        """The view that a new attachment's addresses and mode come from."""
+        return self.view
+
+    async def attach(self, attachment: Attachment) -> None:
+        """Bring an attachment into the kernel and wait for it; raises CniError."""
+        if self._reason is not None:
+            raise CniError(TRY_AGAIN_LATER, "the node's network is not ready", self._reason)
+        self.attachments[attachment.id] = attachment
+        done = await self._next_pass()
+        unit: Unit = ("pod", *attachment.id)
+        if unit not in self._units:
+            raise CniError(TRY_AGAIN_LATER, "the node's network is not ready", self._reason or "")
+        if unit in done.unsettled:
+            held = any(step.resource.key[1] == attachment.netns for step in done.held)
+            message = f"{attachment.netns} is no network namespace" if held else "the kernel refused the pod's network"
+            raise CniError(INVALID_NETNS if held else NOT_APPLIED, message, done.unsettled[unit])
+
+    async def detach(self, attachment: Attachment) -> None:
+        """Remove an attachment from the kernel, with every flow it had; nothing to remove is fine. Raises CniError."""
+        if self.view is None:
+            raise CniError(TRY_AGAIN_LATER, "the node's network is not ready", self._reason or "")
+        self.attachments.pop(attachment.id, None)
+        done = await self._next_pass()
+        left = [str(error) for error in done.failed if error.resource.key[1] in ("", attachment.netns)]
+        if left:
+            raise CniError(TRY_AGAIN_LATER, "the pod's network could not be removed", "; ".join(left))
+        flows = tuple(forget for address in attachment.addresses for forget in _flows(base_address(address)))
+        await self.in_kernel(lambda: self.reconciler.dataplane.act(flows))
+
+    async def verify(self, attachment: Attachment) -> tuple[str, ...]:
+        """How the kernel differs from what the attachment needs; empty when all is there."""
+        unit: Unit = ("pod", *attachment.id)
+        if unit not in self._units:
+            return (f"the agent has no desired state for {'/'.join(attachment.id)} yet",)
+        wanted = {unit: self._units[unit]}
+        plan = await self.in_kernel(lambda: self.reconciler.difference(wanted, only=True))
+        return tuple(f"{step.verb} {describe(step.resource)}" for step in plan.steps)
+
+    async def difference(self) -> Plan:
+        """The plan against a fresh reading of the whole kernel."""
+        return await self.in_kernel(lambda: self.reconciler.difference(self._units))
+
+    @property
+    def units(self) -> Desired:
+        """The desired state of the last pass."""
+        return self._units
+
+    # -- the loop
+
+    async def run(self) -> None:
+        """Reconcile for ever; cancel it to stop. What is in the kernel stays there."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._poll())
+            tasks.create_task(self._resync())
+            delay = BACKOFF[0]
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                done = await self._pass()
+                if done is None or not (done.failed or done.held):
+                    delay = BACKOFF[0]
+                else:
+                    asyncio.get_running_loop().call_later(delay, self.wake)
+                    delay = min(delay * 2, BACKOFF[1])
+
+    async def in_kernel(self, work: Callable[[], T]) -> T:
+        """Run `work` in the one thread that owns the kernel's handles."""
+        return await asyncio.get_running_loop().run_in_executor(self._kernel, work)
+
+    async def _next_pass(self) -> Pass:
+        waiter: asyncio.Future[Pass] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake.set()
+        return await waiter
+
+    async def _pass(self) -> Pass | None:
+        waiters, self._waiters = self._waiters, []
+        events, self._events = self._events, []
+        reason = await self._look()
+        done = Pass(Plan())
+        if self.view is not None and reason is None:
+            done = await self._reconcile(self.view, events)
+            reason = _unsettled(done)
+        self._reason = reason
+        metrics.READY.set(reason is None)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(done)
+        self._applied(self.view if reason is None else None, reason)
+        return done
+
+    async def _look(self) -> str | None:
+        """Take the newest cluster and facts into `view`; the reason why that can't be done. The last view is kept."""
+        cluster = self._cluster()
+        if cluster is None:
+            return "the API server was not heard yet"
+        self._report(cluster)
+        seen = view(cluster, LocalFacts(self.node), memo=self._memo)
+        if seen is None:
+            return f"the API has no NetworkConfig/default that can be used, or no Node/{self.node}"
+        if not seen.me.pod_cidrs:
+            return f"Node/{self.node} has no podCIDR yet"
+        if self._facts is None:
+            facts = await self.in_kernel(lambda: self._read_facts(seen.me))
+            if isinstance(facts, str):
+                return facts
+            self._facts = facts
+        self.view = view(cluster, self._facts, tuple(self.attachments.values()), self._memo)
+        return None
+
+    async def _reconcile(self, seen: NodeView, events: list[Event]) -> Pass:
+        start = time.monotonic()
+        self._units = units = desired(seen, self._memo)
+        done, drifted = await self.in_kernel(lambda: self._in_kernel(units, seen, events))
+        self.last, self.seconds, self.passes = done, time.monotonic() - start, self.passes + 1
+        _count(done, drifted, self.seconds, seen)
+        return done
+
+    def _in_kernel(self, units: Desired, seen: NodeView, events: list[Event]) -> tuple[Pass, bool]:
+        drifted = self.reconciler.observe(events) and self.passes > 0
+        done = self.reconciler.reconcile(units, lambda plan: after(seen, plan))  # type: ignore[arg-type]
+        return done, drifted and bool(done.plan)
+
+    def _report(self, cluster: Cluster) -> None:
+        found = problems(cluster)
+        for problem in set(found) - set(self.problems):
+            log.warning("%s: %s: %s", problem.object, problem.reason, problem.message)
+        self.problems = found
+        metrics.PROBLEMS.set(len(found))
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            units = self._units
+            if units and await self.in_kernel(lambda units=units: self.reconciler.poll("Sysctl", units)):  # type: ignore[misc]
+                self.wake()
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC)
+            await self.in_kernel(self.reconciler.distrust)
+            self._facts = None
+            self.wake()
+
+
+def _flows(pod: str) -> tuple[ForgetFlows, ...]:
+    return ForgetFlows(source=pod), ForgetFlows(destination=pod), ForgetFlows(answered_by=pod)
+
+
+def _unsettled(done: Pass) -> str | None:
+    """A pod that waits does not make the node unready; a feature of the node does."""
+    return next((f"{unit[0]}: {why}" for unit, why in done.unsettled.items() if unit[0] != "pod"), None)  # type: ignore[index]
+
+
+def _count(done: Pass, drifted: bool, seconds: float, seen: NodeView) -> None:
+    metrics.PASSES.labels("failed" if done.failed else "ok").inc()
+    metrics.PASS_SECONDS.observe(seconds)
+    metrics.DRIFT.inc(drifted)
+    metrics.UNSETTLED.set(len(done.unsettled))
+    metrics.ATTACHMENTS.set(len(seen.attachments))
+    metrics.PEERS.set(len(seen.peers))
+    for step in done.plan.steps:
+        metrics.STEPS.labels(step.verb, step.resource.kind).inc()
+    if done.plan:
+        log.info("pass: %d steps in %.1f ms%s", len(done.plan.steps), seconds * 1e3, ", repairing drift" if drifted else "")
+    for error in done.failed:
+        log.error("%s", error)
+
+
+def status(agent: Agent, version: str) -> dict[str, object]:
+    """What `podnet status` shows of this node."""
+    seen, done = agent.view, agent.last
+    facts: Mapping[str, object] = {}
+    if seen is not None:
+        facts = {"podCIDRs": seen.me.pod_cidrs, "uplink": seen.facts.uplink, "backend": dict(seen.network.backend)}
+    return {
+        "node": agent.node,
+        "version": version,
+        "ready": agent.not_ready() is None,
+        "reason": agent.not_ready(),
+        **facts,
+        "attachments": len(agent.attachments),
+        "problems": msgspec.to_builtins(agent.problems),
+        "passes": agent.passes,
+        "lastPass": done
+        and {
+            "steps": len(done.plan.steps),
+            "failed": [str(error) for error in done.failed],
+            "held": [describe(step.resource) for step in done.held],
+            "seconds": round(agent.seconds, 4),
+        },
+    }

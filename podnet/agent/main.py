@@ -1,0 +1,151 @@
+"""`podnet agent`: one process a node, in the node's network namespace.
+
+It may be killed at any moment: the kernel keeps forwarding, the records are on disk, and the next start reads what is
+there and changes only what differs. On SIGTERM it withdraws the CNI configuration and leaves everything else in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+import uvloop
+
+from podnet import __version__
+from podnet.agent.agent import Agent
+from podnet.agent.attachments import Attachments
+from podnet.agent.cni_server import CniServer
+from podnet.agent.conflist import Conflist
+from podnet.agent.publish import Publisher
+from podnet.agent.web import serve
+from podnet.client.api import Api
+from podnet.client.config import ConfigError, load
+from podnet.client.reflector import Informers, Watch
+from podnet.errors import UserError
+from podnet.kernel.dataplane import KernelDataplane
+from podnet.kernel.facts import read_uplink
+from podnet.kernel.monitor import Monitor
+from podnet.kernel.reconciler import Reconciler
+from podnet.network.view import LocalFacts, NodeInfo, NodeView
+from podnet.objects.cluster import Cluster
+from podnet.objects.kinds import NETWORKCONFIGS, NODES
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--node", required=True, help="Name of this node's Node object.")
+@click.option("--kubeconfig", default=None, help="Path; default: $KUBECONFIG, ~/.kube/config, or in-cluster.")
+@click.option("--state-dir", default="/var/lib/podnet", show_default=True, help="What has to survive a reboot.")
+@click.option("--run-dir", default="/run/podnet", show_default=True, help="Sockets: cni.sock and agent.sock.")
+@click.option("--conf-dir", default="/etc/cni/net.d", show_default=True, help="Where the conflist is written.")
+@click.option("--listen", default="127.0.0.1:10258", show_default=True, help="ADDRESS:PORT of /metrics; '' for none.")
+@click.option("--verbose", is_flag=True, help="Log every pass.")
+def command(
+    node: str, kubeconfig: str | None, state_dir: str, run_dir: str, conf_dir: str, listen: str, verbose: bool
+) -> None:
+    """Run the node agent, in the node's network namespace.
+
+    \b
+    Example:
+      podnet agent --node node1 --kubeconfig /etc/podnet/kubeconfig
+    """
+    if os.geteuid() != 0:
+        raise UserError("the agent changes the kernel's network and needs root: run it as root or with sudo")
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    for folder in (state_dir, run_dir):
+        Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    uvloop.run(_main(node, kubeconfig, state_dir, run_dir, conf_dir, _address(listen)))
+
+
+def _address(listen: str) -> tuple[str, int] | None:
+    if not listen:
+        return None
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"--listen {listen} is not ADDRESS:PORT, as in 127.0.0.1:10258")
+    return host.strip("[]"), int(port)
+
+
+async def _main(
+    node: str, kubeconfig: str | None, state_dir: str, run_dir: str, conf_dir: str, listen: tuple[str, int] | None
+) -> None:
+    try:
+        credentials = load(kubeconfig)
+    except ConfigError as error:
+        raise UserError(str(error)) from None
+    loop = asyncio.get_running_loop()
+    kernel = ThreadPoolExecutor(1, "kernel")
+    dataplane = await loop.run_in_executor(kernel, KernelDataplane, state_dir)
+    store = await Attachments.open(state_dir, _boot_id())
+    async with Api(credentials) as api:
+        informers = Informers(api, (Watch(NODES), Watch(NETWORKCONFIGS)), report=lambda problem: log.warning("%s", problem))
+        publisher = Publisher(api, node)
+        conflist = Conflist(conf_dir, f"{run_dir}/cni.sock")
+        agent = Agent(
+            node,
+            Reconciler(dataplane),
+            kernel,
+            cluster=lambda: informers.cluster if informers.synced else None,
+            facts=lambda me: _facts(node, me),
+            attachments=store.all(),
+            applied=lambda seen, reason: _applied(agent, publisher, conflist, seen, reason),
+        )
+        monitor = await loop.run_in_executor(kernel, Monitor)
+        for fileno in monitor.filenos():
+            loop.add_reader(fileno, lambda: agent.kernel_events(monitor.read()))
+        server = CniServer(f"{run_dir}/cni.sock", store, agent)
+        runners = await serve(agent, __version__, run_dir, listen)
+        await server.start()
+        try:
+            await _until_signal(agent, informers, publisher)
+        finally:
+            conflist.withdraw()
+            await server.close()
+            for runner in runners:
+                await runner.cleanup()
+            await store.close()
+
+
+async def _until_signal(agent: Agent, informers: Informers, publisher: Publisher) -> None:
+    async def follow() -> None:
+        seen: Cluster | None = await informers.until_synced()
+        while True:
+            agent.wake()
+            seen = await informers.changed(seen)
+
+    async with asyncio.TaskGroup() as tasks:
+        work = [tasks.create_task(job) for job in (informers.run(), follow(), agent.run(), publisher.run())]
+
+        def stop() -> None:
+            for task in work:
+                task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+def _applied(
+    agent: Agent, publisher: Publisher, conflist: Conflist, seen: NodeView | None, reason: str | None
+) -> None:
+    publisher.publish(seen, agent.problems)
+    if reason is None:
+        conflist.publish()
+    else:
+        conflist.withdraw()
+
+
+def _facts(node: str, me: NodeInfo) -> LocalFacts | str:
+    uplink = read_uplink(me.addresses)
+    if uplink is None:
+        return f"no link of this node carries {' or '.join(me.addresses) or 'an InternalIP'}; is Node/{node} another machine?"
+    return LocalFacts(node, uplink.name, uplink.mtu, uplink.prefixes)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,22 @@
+"""What the agent counts, for Prometheus. Names follow the field's conventions: base units, `_total` for counters."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+PASSES = Counter("podnet_reconcile_passes", "Reconciliation passes.", ["result"], registry=REGISTRY)
+PASS_SECONDS = Histogram(
+    "podnet_reconcile_duration_seconds",
+    "Time of one pass, from desired state to the kernel's last acknowledgement.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+    registry=REGISTRY,
+)
+STEPS = Counter("podnet_reconcile_steps", "Kernel changes by verb and kind.", ["verb", "kind"], registry=REGISTRY)
+DRIFT = Counter("podnet_drift_events", "Passes caused by someone else changing what is ours.", registry=REGISTRY)
+UNSETTLED = Gauge("podnet_unsettled_units", "Features and pods that are not as desired yet.", registry=REGISTRY)
+READY = Gauge("podnet_ready", "1 when pods can be attached.", registry=REGISTRY)
+ATTACHMENTS = Gauge("podnet_attachments", "Pod interfaces on this node.", registry=REGISTRY)
+PEERS = Gauge("podnet_peers", "Other nodes that this node has paths to.", registry=REGISTRY)
+PROBLEMS = Gauge("podnet_problems", "Mistakes in cluster objects that can't be honoured.", registry=REGISTRY)

@@ -1,0 +1,96 @@
+"""What the agent tells the cluster: which schemes its kernel accepts and sends, and which mistakes it met.
+
+Only the newest word counts: while one write is under way, later ones replace each other. An API server that is away
+delays these words and nothing else; the others keep using what this node said last (network/migration.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from hashlib import sha1
+
+from podnet.client.api import Api
+from podnet.client.errors import ApiError
+from podnet.network.migration import published
+from podnet.network.view import NodeView, Problem
+from podnet.objects.kinds import EVENTS, NODES
+from podnet.objects.network import ACCEPTS_ANNOTATION, SENDS_ANNOTATION
+
+log = logging.getLogger(__name__)
+RETRY = 1.0
+
+Words = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+class Publisher:
+    """Keeps Node annotations as the last applied view implies, and writes one Event for each new problem."""
+
+    def __init__(self, api: Api, node: str) -> None:
+        self._api = api
+        self._node = node
+        self._words: Words | None = None
+        self._said: Words | None = None
+        self._problems: tuple[Problem, ...] = ()
+        self._reported: set[Problem] = set()
+        self._wake = asyncio.Event()
+
+    def publish(self, applied: NodeView | None, problems: tuple[Problem, ...]) -> None:
+        """Take note of a pass; `applied` is None when it left something undone, which is then not announced."""
+        if applied is not None:
+            self._words, self._said = published(applied), (applied.me.accepts, applied.me.sends)
+        self._problems = problems
+        if (self._words and self._words != self._said) or set(problems) - self._reported:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._write()
+            except ApiError as error:
+                log.warning("could not publish: %s", error)
+                asyncio.get_running_loop().call_later(RETRY, self._wake.set)
+
+    async def _write(self) -> None:
+        words = self._words
+        if words and words != self._said:
+            accepts, sends = words
+            annotations = {ACCEPTS_ANNOTATION: ",".join(accepts), SENDS_ANNOTATION: ",".join(sends)}
+            await self._api.patch(NODES, self._node, {"metadata": {"annotations": annotations}})
+            self._said = words
+            log.info("this node accepts %s and sends %s", *annotations.values())
+        await self._report(problem for problem in self._problems if problem not in self._reported)
+
+    async def _report(self, problems: Iterable[Problem]) -> None:
+        for problem in tuple(problems):
+            try:
+                await self._api.create(EVENTS, _event(problem, self._node))
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+            self._reported.add(problem)
+
+
+def _event(problem: Problem, node: str) -> dict[str, object]:
+    """An Event that a second report of the same problem by the same node collides with."""
+    kind, _, name = problem.object.partition("/")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    digest = sha1(f"{node}/{problem}".encode(), usedforsecurity=False).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{name}.{digest}", "namespace": "default"},
+        "involvedObject": {"kind": kind, "name": name, "fieldPath": problem.field},
+        "type": "Warning",
+        "reason": problem.reason,
+        "message": problem.message,
+        "source": {"component": "podnet", "host": node},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
