@@ -1,1 +1,1 @@
-"""The edge to one node's kernel: reading what it holds and applying plans. Knows nothing of clusters."""
+"""The kernel edge: what reads and writes the network state of one node, and nothing that decides."""

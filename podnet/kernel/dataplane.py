@@ -1,0 +1,115 @@
+"""The port to a node's kernel, and the kernel behind it.
+
+`read` says what is there that is ours, `apply` carries out a plan, `act` does what is not a state. The same port is
+implemented in memory by kernel/fake.py, and one suite of tests holds for both. A plan's steps are grouped by
+namespace, so that each is entered once: the node's links first, then the inside of each pod, then the rest of the
+node, whose routes thereby come last; and the other way round for what is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from podnet.kernel import reading
+from podnet.kernel.netlink import ROUTE, Netlink
+from podnet.kernel.netns import NoNamespace
+from podnet.kernel.outcome import ApplyError, Outcome, Tally
+from podnet.kernel.reading import Reading
+from podnet.kernel.writing import Writing
+from podnet.state.host import Action
+from podnet.state.plan import ORDER, Plan, Step
+from podnet.state.resource import Key, NodeState, Resource
+
+__all__ = ["ApplyError", "Dataplane", "KernelDataplane", "Outcome"]
+
+
+class Dataplane(Protocol):
+    """What the reconciler needs of a node. Blocking; every call comes from one thread."""
+
+    def read(self, desired: NodeState, kinds: frozenset[str] | None = None) -> dict[Key, Resource]:
+        """What is there of `kinds` (None: of all): everything with our mark on the node; in the pods that `desired`
+        names, what is ours or wanted there; the values of the kernel parameters it names or we have changed. What
+        stands where `desired` wants something is reported, with our mark or without."""
+
+    def apply(self, plan: Plan) -> Outcome:
+        """Carry out a plan. May be repeated: adding what exists makes it so, deleting what is missing is done."""
+
+    def act(self, actions: Iterable[Action]) -> None:
+        """Do what is not a state."""
+
+    def close(self) -> None:
+        """Give back every handle. Leaves the kernel as it is."""
+
+
+class KernelDataplane:
+    """The kernel of this machine, in the namespace at `netns` ("": that of the thread which makes this)."""
+
+    def __init__(self, state_dir: str, netns: str = "") -> None:
+        """`state_dir` exists and outlives the process. Raises NoNamespace, PermissionError."""
+        self.netns = netns
+        self.netlink = Netlink(ROUTE, netns)
+
+    def read(self, desired: NodeState, kinds: frozenset[str] | None = None) -> dict[Key, Resource]:
+        """See Dataplane."""
+        wanted = frozenset(ORDER) if kinds is None else kinds
+        found: dict[Key, Resource] = {}
+        if wanted & reading.KINDS:
+            _collect(found, Reading(self.netlink, "", desired).read(wanted))
+        inside = wanted & reading.POD_KINDS
+        for path in sorted({key[1] for key in desired if key[1] and key[0] in inside}):
+            try:
+                with Netlink(ROUTE, path) as netlink:
+                    _collect(found, Reading(netlink, path, desired).read(inside))
+            except NoNamespace:
+                continue
+        return found
+
+    def apply(self, plan: Plan) -> Outcome:
+        """See Dataplane."""
+        tally = Tally()
+        for path, steps in stages(plan.steps):
+            try:
+                self._write(path, steps, tally)
+            except NoNamespace:
+                for step in steps:
+                    tally.absent(step)
+        return tally.outcome()
+
+    def _write(self, path: str, steps: Sequence[Step], tally: Tally) -> None:
+        if not path:
+            with Writing(self.netlink, tally) as writing:
+                writing.add(steps)
+            return
+        with Netlink(ROUTE, path) as netlink, Writing(netlink, tally) as writing:
+            writing.add(steps)
+
+    def act(self, actions: Iterable[Action]) -> None:
+        """See Dataplane."""
+
+    def close(self) -> None:
+        """See Dataplane."""
+        self.netlink.close()
+
+
+def stages(steps: Sequence[Step]) -> Iterator[tuple[str, list[Step]]]:
+    """Steps by namespace ("": the node's), in an order that keeps to what each kind needs; see above."""
+    made = [step for step in steps if step.verb != "delete"]
+    links = [step for step in made if step.resource.kind == "Link"]
+    yield from _grouped(links)
+    yield from _grouped(step for step in made if step.resource.key[1])
+    yield from _grouped(step for step in made if not step.resource.key[1] and step.resource.kind != "Link")
+    removed = [step for step in steps if step.verb == "delete"]
+    yield from _grouped(step for step in removed if step.resource.key[1])
+    yield from _grouped(step for step in removed if not step.resource.key[1])
+
+
+def _grouped(steps: Iterable[Step]) -> Iterator[tuple[str, list[Step]]]:
+    groups: dict[str, list[Step]] = {}
+    for step in steps:
+        groups.setdefault(step.resource.key[1], []).append(step)
+    return iter(groups.items())
+
+
+def _collect(found: dict[Key, Resource], resources: Iterator[Resource]) -> None:
+    found.update((resource.key, resource) for resource in resources)

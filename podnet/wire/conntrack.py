@@ -1,0 +1,129 @@
+"""Connection tracking entries in ctnetlink (linux/netfilter/nfnetlink_conntrack.h): find and forget flows.
+
+A flow is two tuples: how its first packet looked, and how the answers look, which is where a NAT shows. Kernels since
+5.8 filter a dump by the parts of either tuple that CTA_FILTER names; an older one sends every flow, so the caller
+matches again. An entry is removed by its first tuple and its id, so that a newer flow of the same tuple stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+
+import msgspec
+
+from podnet.wire.netlink import BE16, DUMP, Request, attribute, attributes, nest, u8, u32
+from podnet.wire.spelling import IPV4, IPV6, ip_text, pack_ip
+
+NEW, GET, DELETE = 0x100, 0x101, 0x102
+"""Message types: subsystem 1 and IPCTNL_MSG_CT_*."""
+
+_HEADER = Struct("=BBH")  # struct nfgenmsg
+_ORIGINAL, _REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
+_TUPLE_IP, _TUPLE_PROTOCOL, _TUPLE_ZONE = 1, 2, 3
+_NUMBER, _FROM_PORT, _TO_PORT = 1, 2, 3
+_FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
+_BY_SOURCE, _BY_DESTINATION, _BY_PROTOCOL, _BY_TO_PORT = 0x1, 0x2, 0x8, 0x20
+
+
+class Flow(msgspec.Struct, frozen=True, gc=False):
+    """What identifies a flow and what ForgetFlows asks about. `original`, `entry`, `zone`: as the kernel sent them."""
+
+    family: int
+    protocol: int
+    source: str
+    destination: str
+    to_port: int
+    answered_by: str
+    original: bytes
+    entry: bytes
+    zone: bytes = b""
+
+
+class Pattern(msgspec.Struct, frozen=True, gc=False):
+    """Flows of one family whose parts equal every field that is set (not 0 or "")."""
+
+    family: int
+    protocol: int = 0
+    to_port: int = 0
+    source: str = ""
+    destination: str = ""
+    answered_by: str = ""
+
+    def matches(self, flow: Flow) -> bool:
+        """Whether the flow is meant."""
+        return flow.family == self.family and all(
+            wanted in ("", 0, seen)
+            for wanted, seen in (
+                (self.protocol, flow.protocol),
+                (self.to_port, flow.to_port),
+                (self.source, flow.source),
+                (self.destination, flow.destination),
+                (self.answered_by, flow.answered_by),
+            )
+        )
+
+
+def dump(pattern: Pattern) -> Request:
+    """Ask for the flows that match."""
+    by_port = _BY_TO_PORT if pattern.to_port and pattern.protocol else 0
+    original = (
+        (_BY_SOURCE if pattern.source else 0)
+        | (_BY_DESTINATION if pattern.destination else 0)
+        | (_BY_PROTOCOL if pattern.protocol else 0)
+        | by_port
+    )
+    reply = _BY_SOURCE if pattern.answered_by else 0
+    body = _HEADER.pack(pattern.family, 0, 0)
+    if original or reply:
+        # The kernel refuses a filter without both tuples, and a tuple without the parts its flags name.
+        parts = _tuple(pattern.family, pattern.source, pattern.destination, pattern.protocol, pattern.to_port)
+        body += nest(_ORIGINAL, *parts)
+        body += nest(_REPLY, *_tuple(pattern.family, pattern.answered_by, "", 0, 0)) if reply else b""
+        body += nest(_FILTER, u32(_FILTER_ORIGINAL, original), u32(_FILTER_REPLY, reply))
+    return Request(GET, DUMP, body)
+
+
+def _tuple(family: int, source: str, destination: str, protocol: int, to_port: int) -> Iterator[bytes]:
+    first = 1 if family == IPV4 else 3  # CTA_IP_V4_SRC or CTA_IP_V6_SRC; the destination follows it
+    pairs = ((first, source), (first + 1, destination))
+    yield nest(_TUPLE_IP, *(attribute(kind, pack_ip(address)) for kind, address in pairs if address))
+    if protocol:
+        port = attribute(_TO_PORT, BE16.pack(to_port)) if to_port else b""
+        yield nest(_TUPLE_PROTOCOL, u8(_NUMBER, protocol), port)
+
+
+def delete(flow: Flow) -> Request:
+    """Remove one flow; ENOENT when it is gone or another has its place."""
+    zone = attribute(_ZONE, flow.zone) if flow.zone else b""
+    body = _HEADER.pack(flow.family, 0, 0) + nest(_ORIGINAL, flow.original) + attribute(_ID, flow.entry) + zone
+    return Request(DELETE, 0, body)
+
+
+def decode(body: bytes) -> Flow | None:
+    """A flow as the kernel describes it; None when it is not IPv4 or IPv6. Raises Malformed."""
+    family = body[0]
+    if family not in (IPV4, IPV6):
+        return None
+    found = attributes(body, 4)
+    original = attributes(found.get(_ORIGINAL, b""))
+    reply = attributes(found.get(_REPLY, b""))
+    protocol = attributes(original.get(_TUPLE_PROTOCOL, b""))
+    source, destination = _addresses(original, family)
+    return Flow(
+        family,
+        int.from_bytes(protocol.get(_NUMBER, b""), "big"),
+        source,
+        destination,
+        int.from_bytes(protocol.get(_TO_PORT, b""), "big"),
+        _addresses(reply, family)[0],
+        found.get(_ORIGINAL, b""),
+        found.get(_ID, b""),
+        found.get(_ZONE, b""),
+    )
+
+
+def _addresses(side: dict[int, bytes], family: int) -> tuple[str, str]:
+    found = attributes(side.get(_TUPLE_IP, b""))
+    first = 1 if family == IPV4 else 3
+    return tuple(ip_text(found[kind]) if kind in found else "" for kind in (first, first + 1))  # type: ignore[return-value]
