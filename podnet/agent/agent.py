@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from podnet.agent import metrics
-from podnet.cni.errors import CniError
+from podnet.cni.errors import CniError, Code
 from podnet.kernel.monitor import Event
 from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import Desired, Unit, after, desired
@@ -39,10 +39,6 @@ POLL = 0.4
 
 BACKOFF = (0.1, 5.0)
 """First and longest wait in seconds before a pass that failed is tried again."""
-
-TRY_AGAIN_LATER = 11
-INVALID_NETNS = 8
-NOT_APPLIED = 100
 
 Facts = Callable[[NodeInfo], LocalFacts | str]
 
@@ -81,7 +77,7 @@ class Agent:
         self._units: Desired = {}
         self._reason: str | None = "the agent is starting"
         self._events: list[Event] = []
-        self._waiters: list[asyncio.Future[Pass]] = []
+        self._waiters: list[asyncio.Future[Pass | None]] = []
         self._wake = asyncio.Event()
 
     # -- what others tell the loop
@@ -110,26 +106,26 @@ class Agent:
     async def attach(self, attachment: Attachment) -> None:
         """Bring an attachment into the kernel and wait for it; raises CniError."""
         if self._reason is not None:
-            raise CniError(TRY_AGAIN_LATER, "the node's network is not ready", self._reason)
+            raise _not_ready(self._reason)
         self.attachments[attachment.id] = attachment
         done = await self._next_pass()
         unit: Unit = ("pod", *attachment.id)
-        if unit not in self._units:
-            raise CniError(TRY_AGAIN_LATER, "the node's network is not ready", self._reason or "")
+        if done is None or unit not in self._units:
+            raise _not_ready(self._reason)
         if unit in done.unsettled:
             held = any(step.resource.key[1] == attachment.netns for step in done.held)
             message = f"{attachment.netns} is no network namespace" if held else "the kernel refused the pod's network"
-            raise CniError(INVALID_NETNS if held else NOT_APPLIED, message, done.unsettled[unit])
+            raise CniError(Code.NETNS if held else Code.NOT_APPLIED, message, done.unsettled[unit])
 
     async def detach(self, attachment: Attachment) -> None:
         """Remove an attachment from the kernel, with every flow it had; nothing to remove is fine. Raises CniError."""
-        if self.view is None:
-            raise CniError(TRY_AGAIN_LATER, "the node's network is not ready", self._reason or "")
         self.attachments.pop(attachment.id, None)
         done = await self._next_pass()
-        left = [str(error) for error in done.failed if error.resource.key[1] in ("", attachment.netns)]
+        if done is None:
+            raise _not_ready(self._reason)
+        left = [str(error) for error in done.failed if error.verb == "delete"]
         if left:
-            raise CniError(TRY_AGAIN_LATER, "the pod's network could not be removed", "; ".join(left))
+            raise CniError(Code.TRY_AGAIN, "the pod's network could not be removed", "; ".join(left))
         flows = tuple(forget for address in attachment.addresses for forget in _flows(base_address(address)))
         await self.in_kernel(lambda: self.reconciler.dataplane.act(flows))
 
@@ -173,8 +169,9 @@ class Agent:
         """Run `work` in the one thread that owns the kernel's handles."""
         return await asyncio.get_running_loop().run_in_executor(self._kernel, work)
 
-    async def _next_pass(self) -> Pass:
-        waiter: asyncio.Future[Pass] = asyncio.get_running_loop().create_future()
+    async def _next_pass(self) -> Pass | None:
+        """Wait for a pass that starts from now on; None when it could not be made."""
+        waiter: asyncio.Future[Pass | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._wake.set()
         return await waiter
@@ -182,11 +179,11 @@ class Agent:
     async def _pass(self) -> Pass | None:
         waiters, self._waiters = self._waiters, []
         events, self._events = self._events, []
-        reason = await self._look()
-        done = Pass(Plan())
-        if self.view is not None and reason is None:
+        reason, done = await self._look(), None
+        if self.view is not None:
+            self.view = msgspec.structs.replace(self.view, attachments=tuple(self.attachments.values()))
             done = await self._reconcile(self.view, events)
-            reason = _unsettled(done)
+            reason = reason or _unsettled(done)
         self._reason = reason
         metrics.READY.set(reason is None)
         for waiter in waiters:
@@ -196,7 +193,7 @@ class Agent:
         return done
 
     async def _look(self) -> str | None:
-        """Take the newest cluster and facts into `view`; the reason why that can't be done. The last view is kept."""
+        """Take the newest cluster and facts into `view`, or say why that can't be done and keep the last one."""
         cluster = self._cluster()
         if cluster is None:
             return "the API server was not heard yet"
@@ -211,7 +208,7 @@ class Agent:
             if isinstance(facts, str):
                 return facts
             self._facts = facts
-        self.view = view(cluster, self._facts, tuple(self.attachments.values()), self._memo)
+        self.view = view(cluster, self._facts, memo=self._memo)
         return None
 
     async def _reconcile(self, seen: NodeView, events: list[Event]) -> Pass:
@@ -249,6 +246,10 @@ class Agent:
             self.wake()
 
 
+def _not_ready(reason: str | None) -> CniError:
+    return CniError(Code.TRY_AGAIN, "the node's network is not ready", reason or "")
+
+
 def _flows(pod: str) -> tuple[ForgetFlows, ...]:
     return ForgetFlows(source=pod), ForgetFlows(destination=pod), ForgetFlows(answered_by=pod)
 
@@ -268,7 +269,9 @@ def _count(done: Pass, drifted: bool, seconds: float, seen: NodeView) -> None:
     for step in done.plan.steps:
         metrics.STEPS.labels(step.verb, step.resource.kind).inc()
     if done.plan:
-        log.info("pass: %d steps in %.1f ms%s", len(done.plan.steps), seconds * 1e3, ", repairing drift" if drifted else "")
+        log.info(
+            "pass: %d steps in %.1f ms%s", len(done.plan.steps), seconds * 1e3, ", repairing drift" if drifted else ""
+        )
     for error in done.failed:
         log.error("%s", error)
 

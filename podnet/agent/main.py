@@ -17,6 +17,7 @@ import click
 import uvloop
 
 from podnet import __version__
+from podnet.agent import metrics
 from podnet.agent.agent import Agent
 from podnet.agent.attachments import Attachments
 from podnet.agent.cni_server import CniServer
@@ -84,7 +85,9 @@ async def _main(
     dataplane = await loop.run_in_executor(kernel, KernelDataplane, state_dir)
     store = await Attachments.open(state_dir, _boot_id())
     async with Api(credentials) as api:
-        informers = Informers(api, (Watch(NODES), Watch(NETWORKCONFIGS)), report=lambda problem: log.warning("%s", problem))
+        informers = Informers(
+            api, (Watch(NODES), Watch(NETWORKCONFIGS)), report=lambda problem: log.warning("%s", problem)
+        )
         publisher = Publisher(api, node)
         conflist = Conflist(conf_dir, f"{run_dir}/cni.sock")
         agent = Agent(
@@ -99,7 +102,7 @@ async def _main(
         monitor = await loop.run_in_executor(kernel, Monitor)
         for fileno in monitor.filenos():
             loop.add_reader(fileno, lambda: agent.kernel_events(monitor.read()))
-        server = CniServer(f"{run_dir}/cni.sock", store, agent)
+        server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
         runners = await serve(agent, __version__, run_dir, listen)
         await server.start()
         try:
@@ -130,14 +133,16 @@ async def _until_signal(agent: Agent, informers: Informers, publisher: Publisher
             asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-def _applied(
-    agent: Agent, publisher: Publisher, conflist: Conflist, seen: NodeView | None, reason: str | None
-) -> None:
+def _applied(agent: Agent, publisher: Publisher, conflist: Conflist, seen: NodeView | None, reason: str | None) -> None:
     publisher.publish(seen, agent.problems)
     if reason is None:
         conflist.publish()
     else:
         conflist.withdraw()
+
+
+def _observe(command: str, code: int, seconds: float) -> None:
+    metrics.CNI.labels(command, code).observe(seconds)
 
 
 def _facts(node: str, me: NodeInfo) -> LocalFacts | str:

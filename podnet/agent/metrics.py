@@ -20,3 +20,10 @@ READY = Gauge("podnet_ready", "1 when pods can be attached.", registry=REGISTRY)
 ATTACHMENTS = Gauge("podnet_attachments", "Pod interfaces on this node.", registry=REGISTRY)
 PEERS = Gauge("podnet_peers", "Other nodes that this node has paths to.", registry=REGISTRY)
 PROBLEMS = Gauge("podnet_problems", "Mistakes in cluster objects that can't be honoured.", registry=REGISTRY)
+CNI = Histogram(
+    "podnet_cni_duration_seconds",
+    "Time of one CNI call in the agent, by command and CNI error code (0 is success).",
+    ["command", "code"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 10),
+    registry=REGISTRY,
+)
