@@ -221,7 +221,7 @@ class Agent:
 
     def _in_kernel(self, units: Desired, seen: NodeView, events: list[Event]) -> tuple[Pass, bool]:
         drifted = self.reconciler.observe(events) and self.passes > 0
-        done = self.reconciler.reconcile(units, lambda plan: after(seen, plan))  # type: ignore[arg-type]
+        done = self.reconciler.reconcile(units, lambda plan: after(seen, plan))
         return done, drifted and bool(done.plan)
 
     def _report(self, cluster: Cluster) -> None:
@@ -234,8 +234,7 @@ class Agent:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL)
-            units = self._units
-            if units and await self.in_kernel(lambda units=units: self.reconciler.poll("Sysctl", units)):  # type: ignore[misc]
+            if self._units and await self.in_kernel(lambda: self.reconciler.poll("Sysctl", self._units)):
                 self.wake()
 
     async def _resync(self) -> None:
@@ -256,7 +255,7 @@ def _flows(pod: str) -> tuple[ForgetFlows, ...]:
 
 def _unsettled(done: Pass) -> str | None:
     """A pod that waits does not make the node unready; a feature of the node does."""
-    return next((f"{unit[0]}: {why}" for unit, why in done.unsettled.items() if unit[0] != "pod"), None)  # type: ignore[index]
+    return next((f"{unit[0]}: {why}" for unit, why in done.unsettled.items() if unit[0] != "pod"), None)
 
 
 def _count(done: Pass, drifted: bool, seconds: float, seen: NodeView) -> None:

@@ -148,7 +148,8 @@ def _observe(command: str, code: int, seconds: float) -> None:
 def _facts(node: str, me: NodeInfo) -> LocalFacts | str:
     uplink = read_uplink(me.addresses)
     if uplink is None:
-        return f"no link of this node carries {' or '.join(me.addresses) or 'an InternalIP'}; is Node/{node} another machine?"
+        wanted = " or ".join(me.addresses) or "an InternalIP"
+        return f"no link of this node carries {wanted}; is Node/{node} another machine?"
     return LocalFacts(node, uplink.name, uplink.mtu, uplink.prefixes)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
@@ -83,7 +84,7 @@ async def serve(agent: Agent, version: str, run_dir: str, listen: tuple[str, int
         runners.append(runner)
         if private:
             path = f"{run_dir}/agent.sock"
-            if os.path.exists(path):
+            with suppress(FileNotFoundError):
                 os.unlink(path)
             await web.UnixSite(runner, path).start()
             os.chmod(path, 0o600)

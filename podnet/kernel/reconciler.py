@@ -8,7 +8,7 @@ called for the first time, which the agent does only when every informer has lis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from podnet.kernel.dataplane import ApplyError, Dataplane
@@ -18,7 +18,8 @@ from podnet.state.host import Action
 from podnet.state.plan import Plan, Step, plan, restrict
 from podnet.state.resource import Key, NodeState, Resource, state
 
-Units = Mapping[Hashable, tuple[Resource, ...]]
+Unit = tuple[str, ...]
+Units = Mapping[Unit, tuple[Resource, ...]]
 After = Callable[[Plan], Iterable[Action]]
 
 
@@ -28,7 +29,7 @@ class Pass(msgspec.Struct, frozen=True):
     plan: Plan
     failed: tuple[ApplyError, ...] = ()
     held: tuple[Step, ...] = ()
-    unsettled: Mapping[Hashable, str] = {}
+    unsettled: Mapping[Unit, str] = {}
 
 
 class Reconciler:
@@ -39,8 +40,8 @@ class Reconciler:
         self.dirty: set[str] | None = None
         """Kinds to read again; None means everything."""
         self.actual: dict[Key, Resource] = {}
-        self._attempted: dict[Hashable, tuple[Resource, ...]] = {}
-        self._unsettled: frozenset[Hashable] = frozenset()
+        self._attempted: dict[Unit, tuple[Resource, ...]] = {}
+        self._unsettled: frozenset[Unit] = frozenset()
 
     def distrust(self, kinds: Iterable[str] | None = None) -> None:
         """Read these kinds (None: all) again before the next diff."""
@@ -141,7 +142,7 @@ def _state(units: Units) -> dict[Key, Resource]:
     return state(resource for resources in units.values() for resource in resources)
 
 
-def _units_of(units: Units, reasons: Mapping[Key, str]) -> dict[Hashable, str]:
+def _units_of(units: Units, reasons: Mapping[Key, str]) -> dict[Unit, str]:
     if not reasons:
         return {}
     found = {}
