@@ -69,6 +69,7 @@ class FakeApi:
         self.allowed_token = ""
         self.unknown: set[str] = set()
         self.deaf = False  # accepts watches and says nothing
+        self.ends_watches = False  # accepts watches and ends them
         self._watchers: set[Watcher] = set()
         self._port = 0
         self._runner: web.AppRunner | None = None
@@ -90,7 +91,7 @@ class FakeApi:
         """Listen; again on the same port after a stop."""
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0, access_log=None, handler_cancellation=True)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self.tls)
         await site.start()
@@ -284,6 +285,8 @@ class FakeApi:
             raise expired()
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
+        if self.ends_watches:
+            return response
         watcher = Watcher(kind, self._selected(request, kind, namespace), since)
         for event in self.log:
             watcher.offer(event)
