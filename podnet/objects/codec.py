@@ -15,6 +15,8 @@ from podnet.objects.meta import Object
 
 O = TypeVar("O", bound=Object)  # noqa: E741
 
+TOO_DEEP = "nested too deeply"
+
 
 class InvalidObject(ValueError):
     """A document that is not a valid object. `field` is a JSON path such as spec.podCIDRs[0], or ""."""
@@ -32,7 +34,7 @@ def _decoder(type_: type[Object]) -> msgspec.json.Decoder[Any]:
 
 def _invalid(error: msgspec.ValidationError) -> InvalidObject:
     message, _, path = str(error).partition(" - at `")
-    return InvalidObject(message, path.rstrip("`").removeprefix("$").removeprefix("."))
+    return InvalidObject(message, path[path.find("$") + 1 :].rstrip("`").removeprefix("."))
 
 
 def decode(data: bytes | str, type_: type[O]) -> O:
@@ -41,8 +43,10 @@ def decode(data: bytes | str, type_: type[O]) -> O:
         return _decoder(type_).decode(data)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidObject(f"not JSON: {error}") from None
+    except RecursionError:
+        raise InvalidObject(TOO_DEEP) from None
 
 
 def convert(document: object, type_: type[O]) -> O:
@@ -51,6 +55,8 @@ def convert(document: object, type_: type[O]) -> O:
         return msgspec.convert(document, type_)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
+    except RecursionError:
+        raise InvalidObject(TOO_DEEP) from None
 
 
 def encode(value: msgspec.Struct) -> bytes:
