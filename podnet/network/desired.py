@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from podnet.network import bandwidth, forwarding, hostports, masquerade, migration, pods
-from podnet.network.memo import Memo, recall
+from podnet.network.memo import Memo, forget, recall
 from podnet.network.view import Attachment, NodeView
 from podnet.state.host import Action
 from podnet.state.plan import Plan
@@ -46,8 +46,7 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     for attachment in view.attachments:
         unit = ("pod", *attachment.id)
         units[unit] = recall(memo, unit, (node, attachment), lambda pod=attachment: tuple(_pod(node, pod)))  # type: ignore[misc]
-    for stale in [key for key in memo if isinstance(key, tuple) and key[0] == "pod" and key not in units]:
-        del memo[stale]
+    forget(memo, "pod", units)
     return units
 
 

@@ -6,7 +6,7 @@ for whoever depends on it. Dropping the memo at any moment changes no result (te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,3 +24,9 @@ def recall(memo: Memo, key: Hashable, inputs: tuple[object, ...], make: Callable
         made = last[1]
     memo[key] = (inputs, made)
     return made
+
+
+def forget(memo: Memo, group: str, alive: Container[tuple[str, ...]]) -> None:
+    """Drop what is remembered under keys (group, ...) that are no longer in use."""
+    for key in [key for key in memo if isinstance(key, tuple) and key[0] == group and key not in alive]:
+        del memo[key]

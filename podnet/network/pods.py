@@ -24,7 +24,6 @@ BRIDGE = f"{LINK_PREFIX}0"
 PTP_MAC = "ee:ee:ee:ee:ee:ee"
 PTP_GATEWAYS = {False: "169.254.1.1", True: "fe80::ecee:eeff:feee:eeee"}
 DEFAULT = {False: "0.0.0.0/0", True: "::/0"}
-MODES = ("bridge", "ptp")
 
 
 def host_ifname(attachment: Attachment) -> str:

@@ -6,19 +6,23 @@ node stays the same, so a heartbeat of a thousand nodes leaves `peers` the ident
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 from typing import ClassVar
 
 import msgspec
 
-from podnet.network.memo import Memo, recall
+from podnet.network.memo import Memo, forget, recall
 from podnet.objects.cluster import Cluster
 from podnet.objects.core import Node
-from podnet.objects.network import ACCEPTS_ANNOTATION, SENDS_ANNOTATION, NetworkSpec
+from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION, NetworkSpec
 
 Network = IPv4Network | IPv6Network
+Words = tuple[str, ...]
+
+ATTACHMENTS = ("bridge", "ptp")
+MTU = {False: range(576, 65536), True: range(1280, 65536)}
+"""What a pod's interface may have, without and with IPv6 (RFC 791, RFC 8200)."""
 
 
 class Value(msgspec.Struct, frozen=True, gc=False):
@@ -95,15 +99,15 @@ class LocalFacts(Value, frozen=True):
 class NodeInfo(Value, frozen=True):
     """A node reduced to what routing needs. Addresses and CIDRs are in inet_ntop spelling, at most one per family.
 
-    `accepts` names the backends this node's kernel can receive now, `sends` those its routes use now; both are what
-    its agent published after applying, and empty when it never did (see network/desired.py on migration).
+    `accepts` and `sends` are what its agent published after applying, and empty when it never did; network/migration.py
+    says what the words mean.
     """
 
     name: str
     addresses: tuple[str, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
-    accepts: tuple[str, ...] = ()
-    sends: tuple[str, ...] = ()
+    accepts: Words = ()
+    sends: Words = ()
 
     def address(self, like: str) -> str | None:
         """This node's address of the family that `like` (an address or CIDR) has."""
@@ -159,74 +163,144 @@ def on_link(facts: LocalFacts, address: str) -> bool:
 
 
 def node_info(node: Node) -> NodeInfo:
-    """Reduce a Node object; what does not parse is left out (problems() names it)."""
-    cidrs = node.spec.pod_cidrs or tuple(filter(None, (node.spec.pod_cidr,)))
-    internal = (entry.address for entry in node.status.addresses if entry.type == "InternalIP")
+    """Reduce a Node object; what can't be used is left out (problems() names it)."""
     annotations = node.metadata.annotations
     return NodeInfo(
         name=node.metadata.name,
-        addresses=_one_per_family(filter(None, map(_address, internal))),
-        pod_cidrs=_one_per_family(filter(None, map(_cidr, cidrs))),
+        addresses=_one_per_family(filter(None, (_address(text) for _, text in _internal(node)))),
+        pod_cidrs=_one_per_family(filter(None, (_cidr(text) for _, text in _ranges(node)))),
         accepts=_words(annotations.get(ACCEPTS_ANNOTATION, "")),
         sends=_words(annotations.get(SENDS_ANNOTATION, "")),
     )
 
 
 def view(
-    cluster: Cluster, facts: LocalFacts, attachments: tuple[Attachment, ...] = (), memo: Memo | None = None
+    cluster: Cluster,
+    facts: LocalFacts,
+    attachments: tuple[Attachment, ...] = (),
+    memo: Memo | None = None,
+    said: tuple[Words, Words] | None = None,
 ) -> NodeView | None:
-    """What the node named in `facts` sees; None while the cluster has no network configuration or not this node."""
+    """What the node named in `facts` sees; None while the cluster has no usable network configuration or not this node.
+
+    `said` is (accepts, sends) as this node's agent last tried to publish them: its Node object may not show that yet.
+    """
     memo = {} if memo is None else memo
-    me = cluster.nodes.get(("", facts.node))
-    if cluster.network is None or me is None:
+    node, config = cluster.nodes.get(("", facts.node)), cluster.network
+    if node is None or config is None:
         return None
-    spec = cluster.network.spec
-    return NodeView(
-        me=recall(memo, ("node", facts.node), (me,), lambda: node_info(me)),
-        peers=recall(memo, "peers", (cluster.nodes,), lambda: _peers(cluster, facts.node, memo)),
-        network=recall(memo, "network", (cluster.network,), lambda: spec),
-        facts=facts,
-        attachments=attachments,
-    )
+    network = recall(memo, "network", (config,), lambda: None if any(mistakes(config.spec)) else config.spec)
+    if network is None:
+        return None
+    me = _info(memo, facts.node, node)
+    if said is not None:
+        me = recall(memo, "said", (me, said), lambda info=me: _saying(info, *said))  # type: ignore[misc]
+    peers = recall(memo, "peers", (cluster.nodes, me.addresses, me.pod_cidrs), lambda: _peers(cluster, me, memo))
+    return NodeView(me=me, peers=peers, network=network, facts=facts, attachments=attachments)
 
 
-def problems(cluster: Cluster) -> tuple[Problem, ...]:
-    """What in the cluster's nodes can't be honoured: missing or overlapping ranges, missing addresses."""
-    return tuple(_node_problems(cluster)) + tuple(_overlaps(cluster))
+def _saying(info: NodeInfo, accepts: Words, sends: Words) -> NodeInfo:
+    return msgspec.structs.replace(info, accepts=accepts, sends=sends)
 
 
-def _peers(cluster: Cluster, me: str, memo: Memo) -> tuple[NodeInfo, ...]:
-    found = []
-    for (_, name), node in cluster.nodes.items():
-        if name != me:
-            found.append(_peer(memo, name, node))
-    return tuple(sorted(filter(lambda peer: peer.pod_cidrs and peer.addresses, found), key=lambda peer: peer.name))
+def _peers(cluster: Cluster, me: NodeInfo, memo: Memo) -> tuple[NodeInfo, ...]:
+    found = [_info(memo, name, node) for (_, name), node in sorted(cluster.nodes.items()) if name != me.name]
+    forget(memo, "node", {("node", name) for _, name in cluster.nodes})
+    return recall(memo, "distinct", (me.addresses, me.pod_cidrs, *found), lambda: tuple(_distinct(me, found)))
 
 
-def _peer(memo: Memo, name: str, node: Node) -> NodeInfo:
+def _info(memo: Memo, name: str, node: Node) -> NodeInfo:
     return recall(memo, ("node", name), (node,), lambda: node_info(node))
 
 
-def _node_problems(cluster: Cluster) -> Iterable[Problem]:
-    for (_, name), node in cluster.nodes.items():
-        info = node_info(node)
-        if not info.addresses:
-            yield Problem(f"Node/{name}", "NoInternalIP", "the node has no InternalIP; its kubelet must report one")
-        if not info.pod_cidrs:
-            yield Problem(f"Node/{name}", "NoPodCIDR", "the node has no podCIDR; is a node IPAM controller running?")
+def _distinct(me: NodeInfo, found: Iterable[NodeInfo]) -> Iterator[NodeInfo]:
+    """The peers that can be reached: what is mine stays mine, and a range belongs to the first who has it."""
+    mine = [ip_network(cidr) for cidr in me.pod_cidrs]
+    taken: set[str] = set()
+    for peer in found:
+        cidrs = tuple(cidr for cidr in peer.pod_cidrs if base_address(cidr) not in taken and _apart(cidr, mine))
+        addresses = tuple(address for address in peer.addresses if address not in me.addresses)
+        taken.update(map(base_address, cidrs))
+        if cidrs and addresses:
+            same = (cidrs, addresses) == (peer.pod_cidrs, peer.addresses)
+            yield peer if same else msgspec.structs.replace(peer, pod_cidrs=cidrs, addresses=addresses)
 
 
-def _overlaps(cluster: Cluster) -> Iterable[Problem]:
-    ranges = sorted(
-        (ip_network(cidr), name)
-        for (_, name), node in cluster.nodes.items()
-        for cidr in node_info(node).pod_cidrs
-        if not is_v6(cidr)
-    )
-    for (one, owner), (other, intruder) in pairwise(ranges):
-        if one.overlaps(other):
-            message = f"podCIDR {other} overlaps {one} of node {owner}"
-            yield Problem(f"Node/{intruder}", "PodCIDROverlap", message, "spec.podCIDRs")
+def _apart(cidr: str, networks: Iterable[Network]) -> bool:
+    network = ip_network(cidr)
+    return not any(network.version == other.version and network.overlaps(other) for other in networks)
+
+
+def mistakes(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
+    """(field, message) of what makes a network configuration unusable; the API server refuses more than this."""
+    from podnet.network.backends import validate  # here, because backends are built on this module
+
+    for index, text in enumerate(spec.pod_cidrs):
+        if _cidr(text) is None:
+            yield f"spec.podCIDRs[{index}]", f"{text!r} is no range for pods; write one such as 10.244.0.0/16"
+    families = sorted(map(is_v6, spec.pod_cidrs))
+    if families not in ([False], [True], [False, True]):
+        yield "spec.podCIDRs", "must hold one range, or one for each IP family"
+    if spec.attachment not in ATTACHMENTS:
+        yield "spec.attachment", f"Unsupported value: {spec.attachment!r}: supported values: {', '.join(ATTACHMENTS)}"
+    allowed = MTU[True in families]
+    if spec.mtu and spec.mtu not in allowed:
+        yield "spec.mtu", f"must be 0 (derived) or from {allowed[0]} to {allowed[-1]}"
+    yield from ((f"spec.backend.{field}", message) for field, message in validate(spec.backend))
+
+
+def problems(cluster: Cluster, memo: Memo | None = None) -> tuple[Problem, ...]:
+    """What in the cluster's objects can't be honoured; each such thing is treated as absent. `memo` as for view()."""
+    memo = {} if memo is None else memo
+    return recall(memo, "problems", (cluster.nodes, cluster.network), lambda: tuple(_problems(cluster, memo)))
+
+
+def _problems(cluster: Cluster, memo: Memo) -> Iterator[Problem]:
+    if cluster.network is not None:
+        for field, message in mistakes(cluster.network.spec):
+            yield Problem(f"NetworkConfig/{NETWORK_NAME}", "InvalidNetworkConfig", f"{field}: {message}", field)
+    infos = []
+    for (_, name), node in sorted(cluster.nodes.items()):
+        yield from recall(memo, ("faults", name), (node,), lambda node=node: tuple(_faults(node)))  # type: ignore[misc]
+        infos.append(_info(memo, name, node))
+    forget(memo, "faults", {("faults", name) for _, name in cluster.nodes})
+    yield from recall(memo, "shared", tuple(infos), lambda: (*_overlaps(infos), *_duplicates(infos)))
+
+
+def _faults(node: Node) -> Iterator[Problem]:
+    name, addresses, ranges = f"Node/{node.metadata.name}", dict(_internal(node)), dict(_ranges(node))
+    if not addresses:
+        yield Problem(name, "NoInternalIP", "the node has no InternalIP; its kubelet must report one")
+    if not ranges:
+        yield Problem(name, "NoPodCIDR", "the node has no podCIDR; is a node IPAM controller running?")
+    for field, text in addresses.items():
+        if _address(text) is None:
+            yield Problem(name, "InvalidAddress", f"{text!r} is no address that other nodes can reach", field)
+    for field, text in ranges.items():
+        if _cidr(text) is None:
+            yield Problem(name, "InvalidPodCIDR", f"{text!r} is no range for pods", field)
+
+
+def _overlaps(infos: Iterable[NodeInfo]) -> Iterator[Problem]:
+    """Two ranges are nested or apart: so the widest one before in order is the only one to compare with."""
+    ranges = ((ip_network(cidr), info.name) for info in infos for cidr in info.pod_cidrs)
+    widest: tuple[Network, str] | None = None
+    for network, name in sorted(ranges, key=lambda entry: (entry[0].version, entry[0], entry[1])):
+        if widest is None or widest[0].version != network.version or not widest[0].overlaps(network):
+            widest = network, name
+            continue
+        message = f"podCIDR {network} overlaps {widest[0]} of node {widest[1]}"
+        yield Problem(f"Node/{name}", "PodCIDROverlap", message, "spec.podCIDRs")
+
+
+def _duplicates(infos: Iterable[NodeInfo]) -> Iterator[Problem]:
+    owners: dict[str, str] = {}
+    for info in infos:
+        for address in info.addresses:
+            owner = owners.setdefault(address, info.name)
+            if owner != info.name:
+                message = f"address {address} is that of node {owner} too"
+                yield Problem(f"Node/{info.name}", "DuplicateAddress", message, "status.addresses")
 
 
 def _one_per_family(values: Iterable[str]) -> tuple[str, ...]:
@@ -240,15 +314,40 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (word.strip() for word in text.split(","))))
 
 
+def _internal(node: Node) -> Iterator[tuple[str, str]]:
+    """(field, text) of each address the node is reached at."""
+    for index, entry in enumerate(node.status.addresses):
+        if entry.type == "InternalIP":
+            yield f"status.addresses[{index}].address", entry.address
+
+
+def _ranges(node: Node) -> Iterator[tuple[str, str]]:
+    """(field, text) of each range; the old single field only counts while the new one is empty."""
+    for index, text in enumerate(node.spec.pod_cidrs):
+        yield f"spec.podCIDRs[{index}]", text
+    if node.spec.pod_cidr and not node.spec.pod_cidrs:
+        yield "spec.podCIDR", node.spec.pod_cidr
+
+
 def _address(text: str) -> str | None:
+    """The address in the kernel's spelling; None for what no other node could send to."""
     try:
-        return str(ip_address(text))
+        address = ip_address(text)
     except ValueError:
         return None
+    return str(address) if _routable(address) else None
 
 
 def _cidr(text: str) -> str | None:
+    """The range in the kernel's spelling; None when it has no room for a gateway and a pod, or is no unicast range."""
     try:
-        return str(ip_network(text))
+        network = ip_network(text)
     except ValueError:
         return None
+    fits = 0 < network.prefixlen <= network.max_prefixlen - 2
+    return str(network) if fits and _routable(network[0]) and _routable(network[-1]) else None
+
+
+def _routable(address: IPv4Address | IPv6Address) -> bool:
+    local = address.is_unspecified or address.is_loopback or address.is_link_local or address.is_multicast
+    return not local and not (isinstance(address, IPv6Address) and (address.ipv4_mapped or address.scope_id))
