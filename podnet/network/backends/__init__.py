@@ -10,6 +10,7 @@ receive and send (see network/migration.py).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -64,15 +65,15 @@ def scheme(backend: Mapping[str, Setting]) -> str:
     return ":".join([chosen.type, *(f"{fields[name].encode_name}={getattr(chosen, name)}" for name in different)])
 
 
-def parse_scheme(name: str) -> dict[str, Setting] | None:
-    """The `spec.backend` that `scheme` came from; None for a scheme of another version of podnet."""
+@lru_cache
+def parse_scheme(name: str) -> Mapping[str, Setting] | None:
+    """The `spec.backend` that `scheme` came from; None for what this version of podnet would not spell so."""
     kind, *words = name.split(":")
     if kind not in BACKENDS:
         return None
     backend: dict[str, str] = {"type": kind} | dict(word.partition("=")[::2] for word in words)
     try:
-        return cast(
-            dict[str, Setting], msgspec.to_builtins(msgspec.convert(backend, BACKENDS[kind].Options, strict=False))
-        )
+        parsed = msgspec.to_builtins(msgspec.convert(backend, BACKENDS[kind].Options, strict=False))
     except msgspec.ValidationError:
         return None
+    return cast(Mapping[str, Setting], parsed) if scheme(parsed) == name else None

@@ -46,9 +46,10 @@ def vtep_mac(node: str) -> str:
 
 
 def device(options: Options, v6: bool) -> str:
-    """flannel's naming for the default port; another port gets another name, so that both can exist in a migration."""
-    if options.port == 8472:
-        return f"{LINK_PREFIX}{'-v6' if v6 else ''}.{options.vni}"[:15]
+    """flannel's naming; another port, or a name too long for a link, gets another: all can exist in a migration."""
+    name = f"{LINK_PREFIX}{'-v6' if v6 else ''}.{options.vni}"
+    if options.port == 8472 and len(name) <= 15:
+        return name
     return f"{LINK_PREFIX}-{sha1(f'{options.vni}/{options.port}/{v6}'.encode(), usedforsecurity=False).hexdigest()[:8]}"
 
 
