@@ -9,19 +9,25 @@ node, whose routes thereby come last; and the other way round for what is delete
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from typing import Protocol
 
-from podnet.kernel import reading
-from podnet.kernel.netlink import ROUTE, Netlink
-from podnet.kernel.netns import NoNamespace
+from podnet.kernel import conntrack, nft, reading
+from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink
+from podnet.kernel.netns import NoNamespace, inside
+from podnet.kernel.nft import Nft
 from podnet.kernel.outcome import ApplyError, Outcome, Tally
+from podnet.kernel.own import Own
 from podnet.kernel.reading import Reading
+from podnet.kernel.sysctl import Sysctls
 from podnet.kernel.writing import Writing
-from podnet.state.host import Action
+from podnet.state.host import Action, Sysctl
 from podnet.state.plan import ORDER, Plan, Step
 from podnet.state.resource import Key, NodeState, Resource
 
 __all__ = ["ApplyError", "Dataplane", "KernelDataplane", "Outcome"]
+
+NFT_KINDS = frozenset({"NftTable", "Element"})
 
 
 class Dataplane(Protocol):
@@ -46,9 +52,13 @@ class KernelDataplane:
     """The kernel of this machine, in the namespace at `netns` ("": that of the thread which makes this)."""
 
     def __init__(self, state_dir: str, netns: str = "") -> None:
-        """`state_dir` exists and outlives the process. Raises NoNamespace, PermissionError."""
+        """`state_dir` exists and outlives the process. Raises NoNamespace, OSError when libnftables is missing."""
         self.netns = netns
         self.netlink = Netlink(ROUTE, netns)
+        self.nft = Nft(state_dir, netns)
+        self.sysctls = Sysctls(state_dir)
+        self.own = Own(self.netlink.port, self.nft.library.port)
+        """For the Monitor of the same namespace."""
 
     def read(self, desired: NodeState, kinds: frozenset[str] | None = None) -> dict[Key, Resource]:
         """See Dataplane."""
@@ -56,47 +66,58 @@ class KernelDataplane:
         found: dict[Key, Resource] = {}
         if wanted & reading.KINDS:
             _collect(found, Reading(self.netlink, "", desired).read(wanted))
-        inside = wanted & reading.POD_KINDS
-        for path in sorted({key[1] for key in desired if key[1] and key[0] in inside}):
-            try:
-                with Netlink(ROUTE, path) as netlink:
-                    _collect(found, Reading(netlink, path, desired).read(inside))
-            except NoNamespace:
-                continue
+        if wanted & NFT_KINDS:
+            _collect(found, self.nft.read(wanted))
+        sysctls = _sysctls(desired) if "Sysctl" in wanted else {}
+        with inside(self.netns):
+            _collect(found, self.sysctls.read(self.sysctls.remembered() if "Sysctl" in wanted else ()))
+            _collect(found, self.sysctls.read(sysctls.pop("", ())))
+        kinds_of_pods = wanted & reading.POD_KINDS
+        for path in sorted({key[1] for key in desired if key[1] and key[0] in wanted}):
+            with suppress(NoNamespace), inside(path):
+                _collect(found, self.sysctls.read(sysctls.get(path, ())))
+                if kinds_of_pods:
+                    with Netlink(ROUTE) as netlink:
+                        _collect(found, Reading(netlink, path, desired).read(kinds_of_pods))
         return found
 
     def apply(self, plan: Plan) -> Outcome:
         """See Dataplane."""
         tally = Tally()
+        self.own.announce(plan.steps)
+        first, last = nft.split(plan.steps)
+        self.nft.apply(first, tally)
         for path, steps in stages(plan.steps):
             try:
                 self._write(path, steps, tally)
             except NoNamespace:
                 for step in steps:
                     tally.absent(step)
+        self.nft.apply(last, tally)
         return tally.outcome()
 
     def _write(self, path: str, steps: Sequence[Step], tally: Tally) -> None:
-        if not path:
-            with Writing(self.netlink, tally) as writing:
-                writing.add(steps)
-            return
-        with Netlink(ROUTE, path) as netlink, Writing(netlink, tally) as writing:
-            writing.add(steps)
+        with inside(path or self.netns), ExitStack() as stack:
+            netlink = stack.enter_context(Netlink(ROUTE)) if path else self.netlink
+            stack.enter_context(Writing(netlink, self.sysctls, tally)).add(steps)
 
     def act(self, actions: Iterable[Action]) -> None:
         """See Dataplane."""
+        for action in actions:
+            with Netlink(NETFILTER, self.netns) as netlink:
+                conntrack.forget(netlink, action)
 
     def close(self) -> None:
         """See Dataplane."""
         self.netlink.close()
+        self.nft.close()
 
 
-def stages(steps: Sequence[Step]) -> Iterator[tuple[str, list[Step]]]:
+def stages(steps: Iterable[Step]) -> Iterator[tuple[str, list[Step]]]:
     """Steps by namespace ("": the node's), in an order that keeps to what each kind needs; see above."""
+    steps = [step for step in steps if step.resource.kind not in NFT_KINDS]
     made = [step for step in steps if step.verb != "delete"]
-    links = [step for step in made if step.resource.kind == "Link"]
-    yield from _grouped(links)
+    yield from _grouped(step for step in made if step.resource.kind == "Link")
     yield from _grouped(step for step in made if step.resource.key[1])
     yield from _grouped(step for step in made if not step.resource.key[1] and step.resource.kind != "Link")
     removed = [step for step in steps if step.verb == "delete"]
@@ -113,3 +134,12 @@ def _grouped(steps: Iterable[Step]) -> Iterator[tuple[str, list[Step]]]:
 
 def _collect(found: dict[Key, Resource], resources: Iterator[Resource]) -> None:
     found.update((resource.key, resource) for resource in resources)
+
+
+def _sysctls(desired: NodeState) -> dict[str, list[Sysctl]]:
+    """The kernel parameters of a state, by namespace."""
+    found: dict[str, list[Sysctl]] = {}
+    for resource in desired.values():
+        if isinstance(resource, Sysctl):
+            found.setdefault(resource.netns, []).append(resource)
+    return found

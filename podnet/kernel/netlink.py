@@ -50,6 +50,11 @@ class Netlink:
         """Close the socket; a namespace lives on as long as a socket in it is open."""
         self.socket.close()
 
+    def port(self) -> int:
+        """The address of this socket, which the kernel names as the author of what it asked for."""
+        port: int = self.socket.getsockname()[0]
+        return port
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,4 +1,4 @@
-"""Writing one namespace through rtnetlink: many steps, few sends.
+"""Writing one namespace: many steps, few sends.
 
 Steps are collected and sent together. A send goes out early only when a step needs the ifindex of a link that is not
 known yet, since that link may be among what is collected. Each step ends as done, failed with the kernel's reason, or
@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Self
 
-from podnet.kernel.encode import Lookup, NoLink, Write, writes
+from podnet.kernel.encode import Lookup, NoLink, Write, remove_together, writes
 from podnet.kernel.netlink import Netlink, NetlinkError
 from podnet.kernel.netns import NoNamespace, open_namespace
 from podnet.kernel.outcome import Tally
+from podnet.kernel.sysctl import Sysctls
+from podnet.state.host import Sysctl
 from podnet.state.links import Link
 from podnet.state.plan import Step
 from podnet.wire import links
@@ -28,8 +30,10 @@ _HELD = frozenset({errno.ENODEV, errno.ENETDOWN})
 class Writing(Lookup):
     """The steps of one namespace. Use as a context; leaving it sends what is left."""
 
-    def __init__(self, netlink: Netlink, tally: Tally) -> None:
+    def __init__(self, netlink: Netlink, sysctls: Sysctls, tally: Tally) -> None:
+        """The thread is in the namespace of `netlink`."""
         self.netlink = netlink
+        self.sysctls = sysctls
         self.tally = tally
         self._known: dict[str, int] = {}
         self._collected: list[tuple[Step, Write]] = []
@@ -59,9 +63,17 @@ class Writing(Lookup):
 
     def add(self, steps: Iterable[Step]) -> None:
         """Take steps on, in order."""
+        steps = tuple(steps)
+        removed = [step for step in steps if step.verb == "delete" and isinstance(step.resource, Link)]
         for step in steps:
+            if len(removed) > 1 and step is removed[0]:
+                together = remove_together([link for each in removed if isinstance(link := each.resource, Link)])
+                self._collected.extend((step, write) for write in together)
             if isinstance(step.resource, Link):
                 self._known.pop(step.resource.name, None)
+            if isinstance(step.resource, Sysctl):
+                self._set(step, step.resource)
+                continue
             try:
                 found = list(writes(step, self))  # may flush, so it comes before what is collected now
                 self._collected.extend((step, write) for write in found)
@@ -70,6 +82,20 @@ class Writing(Lookup):
             except ValueError as error:
                 self.tally.fail(step, Failure(errno.EINVAL, str(error)))
 
+    def _set(self, step: Step, sysctl: Sysctl) -> None:
+        self.flush()
+        try:
+            self.sysctls.apply(step)
+        except FileNotFoundError:
+            if sysctl.dev:
+                self.tally.absent(step)
+            else:
+                self.tally.fail(step, Failure(errno.ENOENT, "this kernel has no such parameter"))
+        except OSError as error:
+            self.tally.fail(step, Failure(error.errno or errno.EIO))
+        else:
+            self.tally.succeed(step)
+
     def flush(self) -> None:
         """Send what is collected."""
         collected, self._collected = self._collected, []
@@ -77,29 +103,29 @@ class Writing(Lookup):
             return
         with self._open.pop_all():
             refused = self._send([write for _, write in collected])
-        reasons: dict[int, Failure] = {}
-        for place, (step, _) in enumerate(collected):
-            if place in refused:
-                reasons.setdefault(id(step), refused[place])
-        for step in {id(step): step for step, _ in collected}.values():
-            self._judge(step, reasons.get(id(step)))
+            problems: dict[int, list[tuple[Write, Failure]]] = {id(step): [] for step, _ in collected}
+            for place, why in refused.items():
+                step, write = collected[place]
+                problems[id(step)].append((write, why))
+            for step in {id(step): step for step, _ in collected}.values():
+                self._judge(step, self._instead(problems[id(step)]))
 
     def _send(self, batch: list[Write]) -> dict[int, Failure]:
-        """What failed for good, by position."""
+        """What failed, by position."""
         try:
             refused = self.netlink.write([write.request for write in batch])
         except OSError as error:
             return dict.fromkeys(range(len(batch)), Failure(error.errno or errno.EIO))
-        refused = {place: why for place, why in refused.items() if why.errno not in batch[place].forgive}
-        for place, why in tuple(refused.items()):
-            instead = batch[place].instead
-            if why.errno == errno.EEXIST and instead is not None:
-                again = self.netlink.write([instead]).get(0)
-                if again is None:
-                    del refused[place]
-                elif again.errno != errno.ENODEV:  # ENODEV: it was the other end of the pair that exists
-                    refused[place] = again
-        return refused
+        return {place: why for place, why in refused.items() if why.errno not in batch[place].forgive}
+
+    def _instead(self, problems: list[tuple[Write, Failure]]) -> Failure | None:
+        """Why a step failed after all: what could not be made because it exists is brought into shape."""
+        for write, why in problems:
+            if write.instead and why.errno == errno.EEXIST:
+                again = next(iter(self.netlink.write(write.instead).values()), None)
+                # ENODEV: not this link exists but the other end of the pair, in the pod.
+                return why if again is not None and again.errno == errno.ENODEV else again
+        return problems[0][1] if problems else None
 
     def _judge(self, step: Step, why: Failure | None) -> None:
         if why is None:

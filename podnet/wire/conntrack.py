@@ -65,26 +65,34 @@ class Pattern(msgspec.Struct, frozen=True, gc=False):
 
 
 def dump(pattern: Pattern) -> Request:
-    """Ask for the flows that match."""
-    by_port = _BY_TO_PORT if pattern.to_port and pattern.protocol else 0
+    """Ask for the flows that match, and perhaps for more: a pattern is not wholly said in what the kernel filters."""
+    seen = _filterable(pattern)
     original = (
-        (_BY_SOURCE if pattern.source else 0)
-        | (_BY_DESTINATION if pattern.destination else 0)
-        | (_BY_PROTOCOL if pattern.protocol else 0)
-        | by_port
+        (_BY_SOURCE if seen.source else 0)
+        | (_BY_DESTINATION if seen.destination else 0)
+        | (_BY_PROTOCOL if seen.protocol else 0)
+        | (_BY_TO_PORT if seen.to_port else 0)
     )
-    reply = _BY_SOURCE if pattern.answered_by else 0
-    body = _HEADER.pack(pattern.family, 0, 0)
+    reply = _BY_SOURCE if seen.answered_by else 0
+    body = _HEADER.pack(seen.family, 0, 0)
     if original or reply:
-        # The kernel refuses a filter without both tuples, and a tuple without the parts its flags name.
-        parts = _tuple(pattern.family, pattern.source, pattern.destination, pattern.protocol, pattern.to_port)
+        parts = _tuple(seen.family, seen.source, seen.destination, seen.protocol, seen.to_port)
         body += nest(_ORIGINAL, *parts)
-        body += nest(_REPLY, *_tuple(pattern.family, pattern.answered_by, "", 0, 0)) if reply else b""
+        body += nest(_REPLY, *_tuple(seen.family, seen.answered_by)) if reply else b""
         body += nest(_FILTER, u32(_FILTER_ORIGINAL, original), u32(_FILTER_REPLY, reply))
     return Request(GET, DUMP, body)
 
 
-def _tuple(family: int, source: str, destination: str, protocol: int, to_port: int) -> Iterator[bytes]:
+def _filterable(pattern: Pattern) -> Pattern:
+    """A port means nothing without a protocol; and of IPv6 addresses the kernel (5.8 to 6.18 at least) sends exactly
+    the flows that do not match, since it takes the result of ipv6_addr_cmp() for equality."""
+    plain = pattern if pattern.protocol else msgspec.structs.replace(pattern, to_port=0)
+    if pattern.family == IPV4:
+        return plain
+    return msgspec.structs.replace(plain, source="", destination="", answered_by="")
+
+
+def _tuple(family: int, source: str, destination: str = "", protocol: int = 0, to_port: int = 0) -> Iterator[bytes]:
     first = 1 if family == IPV4 else 3  # CTA_IP_V4_SRC or CTA_IP_V6_SRC; the destination follows it
     pairs = ((first, source), (first + 1, destination))
     yield nest(_TUPLE_IP, *(attribute(kind, pack_ip(address)) for kind, address in pairs if address))

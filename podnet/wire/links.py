@@ -38,7 +38,7 @@ ETHER = 1
 _HEADER = Struct("=BxHiII")  # struct ifinfomsg
 _UP = 0x1
 _RUNNING = 0x40
-_ADDRESS, _NAME, _MTU, _LINK, _MASTER, _INFO, _ALIAS, _NETNS_FD, _FILTER = 1, 3, 4, 5, 10, 18, 20, 28, 29
+_ADDRESS, _NAME, _MTU, _MASTER, _PORT, _INFO, _ALIAS, _GROUP, _NETNS_FD, _FILTER = 1, 3, 4, 10, 12, 18, 20, 27, 28, 29
 _INFO_KIND, _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 1, 2, 4, 5
 _VXLAN_ID, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 3, 4, 7, 15, 17
 _VETH_PEER = 1
@@ -91,6 +91,16 @@ def change(link: LinkMessage) -> Request:
 def delete(name: str) -> Request:
     """Remove a link; ENODEV when there is none."""
     return Request(DELETE, 0, _HEADER.pack(0, 0, 0, 0, 0) + text(_NAME, name))
+
+
+def enlist(name: str, group: int) -> Request:
+    """Put a link into a group; ENODEV when there is none."""
+    return Request(NEW, 0, _HEADER.pack(0, 0, 0, 0, 0) + text(_NAME, name) + u32(_GROUP, group))
+
+
+def delete_group(group: int) -> Request:
+    """Remove all links of a group in one go; ENODEV when it is empty, and nothing is done if one can't be removed."""
+    return Request(DELETE, 0, _HEADER.pack(0, 0, 0, 0, 0) + u32(_GROUP, group))
 
 
 def get(name: str) -> Request:
@@ -171,6 +181,12 @@ def decode(body: bytes) -> LinkMessage:
         carrier=bool(flags & _RUNNING),
         hardware=hardware,
     )
+
+
+def decode_port(body: bytes) -> tuple[int, bool | None]:
+    """(ifindex, hairpin) of a message in which a bridge (AF_BRIDGE) describes its port."""
+    port = attributes(attributes(body, 16).get(_PORT, b"")).get(_PORT_HAIRPIN)
+    return _HEADER.unpack_from(body)[2], bool(number(port)) if port is not None else None
 
 
 def _hairpin(info: dict[int, bytes]) -> bool | None:

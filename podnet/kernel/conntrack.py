@@ -1,0 +1,45 @@
+"""Forgetting flows: a connection that was translated to an address that is gone must not stay in the kernel's memory.
+
+The kernel filters while it lists, and what it lists is looked at again before it is deleted. Deleting with a filter
+would be one request less, but kernels before 6.11 refuse it, those before 5.8 take it as "delete everything", and all
+of them misread filters on IPv6 addresses (wire/conntrack.py).
+"""
+
+from __future__ import annotations
+
+import errno
+
+from podnet.kernel.netlink import Netlink, NetlinkError
+from podnet.state.host import ForgetFlows
+from podnet.wire import conntrack
+from podnet.wire.conntrack import Pattern
+from podnet.wire.spelling import IPV4, IPV6, family_of
+
+
+def forget(netlink: Netlink, action: ForgetFlows) -> int:
+    """Delete the flows that match; returns how many. A flow that goes by itself meanwhile is no error.
+
+    Raises NetlinkError when there is no connection tracking.
+    """
+    return sum(_forget(netlink, pattern) for pattern in patterns(action))
+
+
+def patterns(action: ForgetFlows) -> list[Pattern]:
+    """One for each address family that the action can mean; none when it names addresses of both."""
+    families = {family_of(ip) for ip in (action.source, action.destination, action.answered_by) if ip}
+    if len(families) > 1 or action == ForgetFlows():
+        return []
+    return [
+        Pattern(family, action.protocol, action.to_port, action.source, action.destination, action.answered_by)
+        for family in sorted(families or {IPV4, IPV6})
+    ]
+
+
+def _forget(netlink: Netlink, pattern: Pattern) -> int:
+    flows = [flow for body in netlink.dump(conntrack.dump(pattern)) if (flow := conntrack.decode(body)) is not None]
+    meant = [flow for flow in flows if pattern.matches(flow)]
+    refused = netlink.write([conntrack.delete(flow) for flow in meant])
+    for failure in refused.values():
+        if failure.errno != errno.ENOENT:
+            raise NetlinkError(failure.errno, failure.text or "cannot forget a flow")
+    return len(meant) - len(refused)

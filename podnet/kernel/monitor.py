@@ -1,0 +1,192 @@
+"""What the kernel says changed: two multicast sockets, turned into few words for the reconciler.
+
+An event is a pair. ("new", resource) and ("del", resource): an object with our mark, as it is now or was. ("foreign",
+resource): an object without our mark came or went that may stand where one of ours is wanted. ("dirty", kind):
+something of that kind changed in a way that only a reading can tell; "facts" stands for the node's own links and
+addresses, "all" for everything, after the kernel had more to say than the socket could hold. Changes that we made are
+not reported where that can be told (own.py); elsewhere they agree with what the reconciler knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from podnet.kernel import decode
+from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink, enlarge
+from podnet.kernel.netns import socket_in
+from podnet.kernel.own import Own
+from podnet.state.resource import TABLE_PREFIX, Resource
+from podnet.wire import links, rtnetlink
+from podnet.wire.links import LinkMessage
+from podnet.wire.netlink import Message, attributes, messages, string
+from podnet.wire.routes import BRIDGE, MAIN, AddressMessage, FdbMessage, NeighbourMessage, RouteMessage
+from podnet.wire.tc import INGRESS, QdiscMessage
+
+Event = tuple[Literal["new", "del", "foreign", "dirty"], Resource | str]
+
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_NFTABLES_GROUP, _NFTABLES = 7, 10  # multicast group; subsystem, the upper byte of a message's type
+_ELEMENT_MESSAGES = frozenset({12, 13, 14})  # NFT_MSG_*SETELEM
+_BUFFER = 16 << 20
+_READ = 1 << 16
+_BURST = 4096  # datagrams in one read(), so that others get their turn in an endless storm
+
+_LOST_WHEN_DOWN = ("Address", "Route", "Neighbour", "FdbEntry")
+"""A link that goes down takes these along, the IPv4 routes among them without a word."""
+
+
+class Monitor:
+    """Listens in the namespace at `netns`; never blocks. `own` is that of the dataplane for the same namespace."""
+
+    def __init__(self, netns: str = "", own: Own | None = None) -> None:
+        """Raises NoNamespace."""
+        self._own = own or Own()
+        self._route = _listen(netns, ROUTE, rtnetlink.GROUPS)
+        self._nft = _listen(netns, NETFILTER, (_NFTABLES_GROUP,))
+        self._links: dict[int, LinkMessage] = {}
+        self._names: dict[int, str] = {}
+        with Netlink(ROUTE, netns) as netlink:  # after joining, so nothing is missed
+            for body in netlink.dump(links.dump()):
+                self._know(links.decode(body))
+
+    @property
+    def filenos(self) -> tuple[int, ...]:
+        """What to wait on until it is readable."""
+        return (self._route.fileno(), self._nft.fileno())
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._route.close()
+        self._nft.close()
+
+    def read(self) -> list[Event]:
+        """What has happened since the last call, each thing once, in order."""
+        own = self._own.ports()
+        events: dict[Event, None] = {}
+        for channel, judge in ((self._route, self._changed), (self._nft, _table_changed)):
+            try:
+                for message in _drain(channel):
+                    for event in judge(message, own):
+                        events.pop(event, None)  # the last time counts
+                        events[event] = None
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                events[("dirty", "all")] = None
+        return list(events)
+
+    def _changed(self, message: Message, own: frozenset[int]) -> Iterator[Event]:
+        if message.kind in (links.NEW, links.DELETE):
+            if message.body[0] == BRIDGE:
+                yield from self._port(message)
+            else:
+                yield from self._link(message.kind == links.NEW, links.decode(message.body))
+        elif message.kind in rtnetlink.NETCONF:
+            if len(attributes(message.body, 4)) == 2:  # a link and one parameter; a new link's come all at once
+                yield "dirty", "Sysctl"
+        elif message.port in own:
+            return
+        elif message.kind in rtnetlink.FILTERS:
+            yield "dirty", "Redirect"
+        else:
+            change = rtnetlink.decode(message)
+            if change is not None:
+                yield from self._object(change.verb == "new", change.body)
+
+    def _know(self, link: LinkMessage) -> LinkMessage | None:
+        """Take note of a link; returns what was known of it."""
+        before = self._links.get(link.index)
+        self._links[link.index] = link
+        self._names[link.index] = link.name
+        return before
+
+    def _port(self, message: Message) -> Iterator[Event]:
+        """A bridge speaks of its port: the one thing it says alone is the hairpin flag."""
+        index, hairpin = links.decode_port(message.body)
+        known = self._links.get(index)
+        if message.kind == links.NEW and known is not None and hairpin != known.hairpin:
+            yield from self._link(True, msgspec.structs.replace(known, hairpin=hairpin))
+
+    def _link(self, present: bool, link: LinkMessage) -> Iterator[Event]:
+        before = self._know(link)
+        if not present:
+            del self._links[link.index], self._names[link.index]
+        down = not present or (before is not None and before.up and not link.up)
+        if down and not self._own.removes(link.name, gone=not present):
+            yield from (("dirty", kind) for kind in _LOST_WHEN_DOWN)
+        if before is not None and before.name != link.name and decode.our_link(before.name):
+            yield "dirty", "Link"
+        if decode.our_link(link.name):
+            yield "new" if present else "del", decode.link(link, self._names)
+        elif not present or before is None or _differs(before, link):
+            yield "dirty", "facts"
+
+    def _object(self, present: bool, body: rtnetlink.Body) -> Iterator[Event]:
+        match body:
+            case AddressMessage():
+                yield from self._address(present, body)
+            case RouteMessage() if body.table == MAIN:
+                route = decode.route(body, self._names, "")
+                yield _verb(present, decode.our_route(body)), route
+            case NeighbourMessage():
+                neighbour = decode.neighbour(body, self._names, "")
+                yield _verb(present, decode.our_neighbour(body, neighbour.dev, "")), neighbour
+            case FdbMessage():
+                entry = decode.fdb_entry(body, self._names)
+                yield _verb(present, decode.our_fdb_entry(body, entry.dev)), entry
+            case QdiscMessage() if decode.our_link(self._names.get(body.index, "")):
+                yield "dirty", "Redirect" if body.parent == INGRESS else "Shaper"
+
+    def _address(self, present: bool, message: AddressMessage) -> Iterator[Event]:
+        address = decode.address(message, self._names, "")
+        ours = decode.our_address(message, address.dev, "")
+        yield _verb(present, ours), address
+        if not present:
+            yield "dirty", "Route"  # one that had it as its source went without a word
+        if not ours and not decode.our_link(address.dev):
+            yield "dirty", "facts"
+
+
+def _verb(present: bool, ours: bool) -> Literal["new", "del", "foreign"]:
+    """An object that lost our mark is foreign: the reconciler knows whether it wants the place."""
+    if not ours:
+        return "foreign"
+    return "new" if present else "del"
+
+
+def _differs(before: LinkMessage, link: LinkMessage) -> bool:
+    """Whether a link that is not ours changed in what the node's facts are made of."""
+    return (before.name, before.up, before.mtu, before.mac) != (link.name, link.up, link.mtu, link.mac)
+
+
+def _table_changed(message: Message, own: frozenset[int]) -> Iterator[Event]:
+    """Each nftables message but the last of a transaction names its table in its first attribute."""
+    if message.kind >> 8 != _NFTABLES or message.port in own:
+        return
+    if string(attributes(message.body, 4).get(1)).startswith(TABLE_PREFIX):
+        yield "dirty", "Element"
+        if message.kind & 0xFF not in _ELEMENT_MESSAGES:
+            yield "dirty", "NftTable"
+
+
+def _listen(netns: str, family: int, groups: tuple[int, ...]) -> socket.socket:
+    channel = socket_in(netns, socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, family)
+    channel.bind((0, 0))
+    enlarge(channel, _BUFFER)
+    for group in groups:
+        channel.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    return channel
+
+
+def _drain(channel: socket.socket) -> Iterator[Message]:
+    for _ in range(_BURST):
+        try:
+            data = channel.recv(_READ)
+        except BlockingIOError:
+            return
+        yield from messages(data)
