@@ -1,0 +1,236 @@
+"""Bringing a lab up, and giving or taking nodes: what the commands of podnet/cli/lab.py do.
+
+`up` is a list of steps that each look first and make only what is missing; whatever was killed or half done, the same
+list repairs it. (podnet/lab/teardown.py is the way back.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
+
+from podnet.apiserver import pki
+from podnet.client.api import Api
+from podnet.client.errors import ApiError
+from podnet.errors import UserError
+from podnet.lab import fabric, process, registry, supervisor, teardown, workload
+from podnet.lab.node import LEASE_NAMESPACE
+from podnet.lab.registry import Lab, LabNode
+from podnet.objects.core import Node, Pod
+from podnet.objects.kinds import LEASES, NETWORKCONFIGS, NODES, PODS
+
+READY_SECONDS = 60.0
+LOOK_SECONDS = 0.05
+T = TypeVar("T")
+
+Progress = Callable[[str], None]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What `up` was asked for; None means: as it is, or the default for a new lab."""
+
+    name: str = registry.DEFAULT_NAME
+    nodes: int | None = None
+    backend: str | None = None
+    dual_stack: bool | None = None
+    attachment: str | None = None
+    demo: bool = True
+
+
+# -- up
+
+
+async def up(options: Options, say: Progress) -> bool:
+    """Bring a lab up, or repair it; True when anything was missing. Raises UserError."""
+    lab, new = plan(options)
+    made = [*_make(lab)]
+    say(f"{len(lab.nodes)} nodes on a fabric of their own" + ("" if new or not made else ", repaired"))
+    async with api_of(lab) as api:
+        await until(lambda: answers(api), "the API server", lab)
+        say(f"API server at {lab.api_url}")
+        config = workload.network(options.backend or "vxlan", lab.dual_stack, options.attachment or "")
+        made += await workload.ensure(api, [(NETWORKCONFIGS, config)])
+        await until(lambda: nodes_ready(api, lab), "the nodes", lab)
+        say("nodes ready: agents run, CNI is configured")
+        if options.demo:
+            made += await workload.ensure(api, workload.demo())
+        count = await until(lambda: pods_ready(api), "the pods", lab)
+        say(f"{count} pods ready")
+    return bool(made)
+
+
+def plan(options: Options) -> tuple[Lab, bool]:
+    """The lab as it should be, and whether it is a new one. Raises UserError when that can't be."""
+    folder = registry.folder(options.name)
+    if found := registry.find(options.name):
+        _compare(found, options)
+        return found, False
+    nodes = 3 if options.nodes is None else options.nodes
+    dual_stack = bool(options.dual_stack)
+    return (
+        Lab(
+            name=options.name,
+            folder=folder,
+            port=_free_port(),
+            nodes=tuple(registry.make_node(folder, number, dual_stack) for number in range(1, nodes + 1)),
+            dual_stack=dual_stack,
+        ),
+        True,
+    )
+
+
+def _compare(lab: Lab, options: Options) -> None:
+    """A lab that exists is not changed by `up`."""
+    again = f"podnet lab down --name {lab.name} first, or use another --name"
+    if options.nodes not in (None, len(lab.nodes)):
+        raise UserError(f"lab {lab.name} has {len(lab.nodes)} nodes: use podnet lab add-node or remove-node, {again}")
+    if options.dual_stack not in (None, lab.dual_stack):
+        have = "dual-stack" if lab.dual_stack else "IPv4 only"
+        raise UserError(f"lab {lab.name} is {have}: {again}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _make(lab: Lab) -> Iterator[str]:
+    """Folder, keys, namespaces, supervisor: the names of what was missing. lab.json comes first: `down` needs it."""
+    for folder in ("api", "kubeconfigs", "netns", "programs", "nodes"):
+        os.makedirs(f"{lab.folder}/{folder}", mode=0o700, exist_ok=True)
+    registry.save(lab)
+    yield from _make_keys(lab)
+    if fabric.make_fabric(lab):
+        yield "fabric"
+    for node in lab.nodes:
+        for folder in (node.state_dir, node.run_dir, node.conf_dir, node.pods_dir):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        if fabric.make_node(lab, node):
+            yield node.name
+    if supervisor.start(lab):
+        yield "supervisor"
+
+
+def _make_keys(lab: Lab) -> Iterator[str]:
+    """The kubeconfigs: the admin's for the machine, one per node for its agent and its kubelet."""
+    wanted: list[tuple[str, str, str, str, tuple[str, ...]]] = [
+        (lab.kubeconfig, lab.api_url, "admin", "system:masters", ())
+    ]
+    for node in lab.nodes:
+        names = (node.name, *node.addresses)
+        wanted.append((node.kubeconfig, lab.fabric_url, f"system:node:{node.name}", "system:nodes", names))
+    missing = [entry for entry in wanted if not os.path.exists(entry[0])]
+    authority = pki.load_authority(f"{lab.folder}/api") if missing else None
+    for path, server, user, group, sans in missing:
+        assert authority
+        pki.write_kubeconfig(path, server, authority, user, pki.issue(authority, user, (group,), sans))
+        yield path
+
+
+def api_of(lab: Lab) -> Api:
+    """A client of a lab's API server, from the machine."""
+    from podnet.client.config import load
+
+    return Api(load(lab.kubeconfig))
+
+
+async def answers(api: Api) -> bool | None:
+    """True when the API server is ready."""
+    with suppress(ApiError):
+        await api.request("GET", "/readyz")
+        return True
+    return None
+
+
+async def nodes_ready(api: Api, lab: Lab) -> int | None:
+    """How many nodes the lab has, once all of them are ready."""
+    ready = {node.metadata.name for node in await api.list(NODES, into=Node) if _ready(node)}
+    return len(lab.nodes) if ready >= {node.name for node in lab.nodes} else None
+
+
+async def pods_ready(api: Api) -> int | None:
+    """How many pods there are, once each is ready or ended."""
+    found = await api.list(PODS, into=Pod)
+    waiting = [pod for pod in found if not _ready(pod) and pod.status.phase not in ("Succeeded", "Failed")]
+    return None if waiting else len(found)
+
+
+def _ready(of: Node | Pod) -> bool:
+    return any(each.type == "Ready" and each.status == "True" for each in of.status.conditions)
+
+
+async def until(look: Callable[[], Awaitable[T | None]], what: str, lab: Lab) -> T:
+    """Look until there is an answer. Raises UserError after READY_SECONDS."""
+    deadline = time.monotonic() + READY_SECONDS
+    while (found := await look()) is None:
+        if time.monotonic() > deadline:
+            name = "" if lab.name == registry.DEFAULT_NAME else f" --name {lab.name}"
+            raise UserError(
+                f"{what} not ready after {READY_SECONDS:.0f} s: podnet lab status{name} says who is to blame"
+            )
+        await asyncio.sleep(LOOK_SECONDS)
+    return found
+
+
+# -- nodes
+
+
+async def add_node(lab: Lab, say: Progress) -> LabNode:
+    """One more node, with the next number. Raises UserError."""
+    number = max((node.number for node in lab.nodes), default=0) + 1
+    if number > registry.MAX_NODES:
+        raise UserError(f"lab {lab.name} has had {registry.MAX_NODES} nodes, the most that its fabric numbers")
+    node = registry.make_node(lab.folder, number, lab.dual_stack)
+    lab = msgspec.structs.replace(lab, nodes=(*lab.nodes, node))
+    for _ in _make(lab):
+        pass
+    say(f"{node.name} is plugged in at {node.addresses[0]}")
+    async with api_of(lab) as api:
+        await until(lambda: nodes_ready(api, lab), node.name, lab)
+    say(f"{node.name} is ready")
+    return node
+
+
+async def remove_node(lab: Lab, name: str, say: Progress) -> None:
+    """Drain a node, stop its programs, unplug it. Raises UserError, ApiError."""
+    node = lab.node(name)
+    async with api_of(lab) as api:
+        drained = await _drain(api, lab, node)
+        say(f"{drained} pods of {name} ended")
+        for kind, namespace in ((NODES, ""), (LEASES, LEASE_NAMESPACE)):
+            with suppress(ApiError):
+                await api.delete(kind, name, namespace)
+    lab = msgspec.structs.replace(lab, nodes=tuple(each for each in lab.nodes if each != node))
+    registry.save(lab)
+    supervisor.start(lab)
+    for program in (f"agent-{name}", f"kubelet-{name}"):
+        await process.ended(lab.program(program))
+        shutil.rmtree(lab.program(program))
+    teardown.unplug(lab, node)
+    say(f"{name} is gone")
+
+
+async def _drain(api: Api, lab: Lab, node: LabNode) -> int:
+    """End the pods of a node, and keep new ones away; how many there were."""
+    selector = f"spec.nodeName={node.name}"
+    with suppress(ApiError):
+        await api.patch(NODES, node.name, {"spec": {"unschedulable": True}}, into=dict)
+    pods = await api.list(PODS, into=Pod, field_selector=selector)
+    for pod in pods:
+        with suppress(ApiError):
+            await api.delete(PODS, pod.metadata.name, pod.metadata.namespace, uid=pod.metadata.uid)
+
+    async def none_left() -> bool | None:
+        return None if await api.list(PODS, into=Pod, field_selector=selector) else True
+
+    await until(none_left, f"the end of the pods of {node.name} is", lab)
+    return len(pods)

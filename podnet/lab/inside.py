@@ -1,0 +1,131 @@
+"""What a container finds inside: its hosts file, its resolv.conf, its environment, its command.
+
+Everything here is a function of the Pod and its addresses; the texts are those that the kubelet writes.
+Source: k8s.io/kubernetes pkg/kubelet/{kubelet_pods.go,network/dns/dns.go}, third_party/forked/golang/expansion.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from podnet.objects.core import Container, Pod
+
+CLUSTER_DNS = "10.96.0.10"
+CLUSTER_DOMAIN = "cluster.local"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PAUSE = ("sleep", "infinity")
+
+_HOSTS = """\
+# Kubernetes-managed hosts file.
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+fe00::0\tip6-mcastprefix
+fe00::1\tip6-allnodes
+fe00::2\tip6-allrouters
+"""
+_REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
+_KEYED = re.compile(r"metadata\.(labels|annotations)\['(.+)'\]")
+
+
+def hostname(pod: Pod, node: str) -> str:
+    """What `hostname` says: the pod's own name, or the node's with hostNetwork; 63 characters at most."""
+    name = node if pod.spec.host_network else pod.spec.hostname or pod.metadata.name
+    return name[:63].rstrip("-.")
+
+
+def hosts(pod: Pod, ips: tuple[str, ...], node_hosts: str) -> str:
+    """The hosts file; a pod with hostNetwork has the node's. hostAliases come last."""
+    text = _HOSTS
+    if pod.spec.host_network:
+        text = node_hosts
+    else:
+        short = hostname(pod, "")
+        sub = pod.spec.subdomain
+        names = f"{short}.{sub}.{pod.metadata.namespace}.svc.{CLUSTER_DOMAIN}\t{short}" if sub else short
+        text += "".join(f"{ip}\t{names}\n" for ip in ips)
+    if pod.spec.host_aliases:
+        text += "\n# Entries added by HostAliases.\n"
+        text += "".join("\t".join((alias.ip, *alias.hostnames)) + "\n" for alias in pod.spec.host_aliases)
+    return text
+
+
+def resolv_conf(pod: Pod, node_resolv_conf: str, cluster_dns: str = CLUSTER_DNS) -> str:
+    """The resolver's configuration that dnsPolicy asks for, with dnsConfig merged in."""
+    policy = pod.spec.dns_policy
+    if policy == "ClusterFirst" and pod.spec.host_network:
+        policy = "Default"
+    servers: list[str] = []
+    searches: list[str] = []
+    options: dict[str, str | None] = {}
+    if policy == "Default":
+        servers, searches, options = _parse(node_resolv_conf)
+    elif policy != "None":
+        domains = (f"{pod.metadata.namespace}.svc.{CLUSTER_DOMAIN}", f"svc.{CLUSTER_DOMAIN}", CLUSTER_DOMAIN)
+        servers, searches, options = [cluster_dns], [*domains], {"ndots": "5"}
+    if config := pod.spec.dns_config:
+        servers += [server for server in config.nameservers if server not in servers]
+        searches += [search for search in config.searches if search not in searches]
+        options |= {option.name: option.value for option in config.options}
+    words = [name if value is None else f"{name}:{value}" for name, value in options.items()]
+    lines = [f"nameserver {server}" for server in servers]
+    lines += ["search " + " ".join(searches)] if searches else []
+    lines += ["options " + " ".join(words)] if words else []
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _parse(text: str) -> tuple[list[str], list[str], dict[str, str | None]]:
+    """nameservers, search domains and options of a resolv.conf."""
+    servers: list[str] = []
+    searches: list[str] = []
+    options: dict[str, str | None] = {}
+    for keyword, *words in filter(None, (line.split("#")[0].split() for line in text.splitlines())):
+        if keyword == "nameserver":
+            servers += words[:1]
+        elif keyword in ("search", "domain"):
+            searches = words
+        elif keyword == "options":
+            pairs = (word.partition(":") for word in words)
+            options |= {name: value if colon else None for name, colon, value in pairs}
+    return servers, searches, options
+
+
+def field(pod: Pod, path: str, ips: tuple[str, ...], host_ips: tuple[str, ...]) -> str:
+    """The value of a fieldRef; "" for a field we don't know."""
+    if keyed := _KEYED.fullmatch(path):
+        values: Mapping[str, str] = getattr(pod.metadata, keyed[1])
+        return values.get(keyed[2], "")
+    known = {
+        "metadata.name": pod.metadata.name,
+        "metadata.namespace": pod.metadata.namespace,
+        "metadata.uid": pod.metadata.uid,
+        "spec.nodeName": pod.spec.node_name,
+        "status.hostIP": host_ips[0] if host_ips else "",
+        "status.hostIPs": ",".join(host_ips),
+        "status.podIP": ips[0] if ips else "",
+        "status.podIPs": ",".join(ips),
+    }
+    return known.get(path, "")
+
+
+def environment(pod: Pod, container: Container, ips: tuple[str, ...], host_ips: tuple[str, ...]) -> dict[str, str]:
+    """The container's variables, in order, each able to refer to those before it."""
+    found = {"PATH": PATH, "HOME": "/root", "HOSTNAME": hostname(pod, pod.spec.node_name)}
+    for variable in container.env:
+        reference = (variable.value_from or {}).get("fieldRef")
+        found[variable.name] = (
+            field(pod, reference.get("fieldPath", ""), ips, host_ips) if reference else expand(variable.value, found)
+        )
+    return found
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Replace $(NAME); $$ is a dollar sign, and a name that is not set stays as it is."""
+    return _REFERENCE.sub(lambda match: "$" if match[0] == "$$" else variables.get(match[1], match[0]), text)
+
+
+def command(container: Container, variables: Mapping[str, str]) -> tuple[str, ...]:
+    """What to execute. An image has no meaning here, so without a command the first argument is it, else a pause."""
+    words = (*container.command, *container.args) or PAUSE
+    return tuple(expand(word, variables) for word in words)
