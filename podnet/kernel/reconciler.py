@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
+
 from podnet.kernel.dataplane import ApplyError, Dataplane
 from podnet.kernel.monitor import Event
-
 from podnet.state.host import Action
-from podnet.state.plan import Plan, Step, plan, restrict
+from podnet.state.plan import Plan, Step, carry, plan, restrict
 from podnet.state.resource import Key, NodeState, Resource, state
 
 Unit = tuple[str, ...]
@@ -96,7 +96,7 @@ class Reconciler:
         if outcome is None:
             return Pass(steps)
         for step in outcome.done:
-            self._carry(step)
+            carry(self.actual, step)
         self.dataplane.act(tuple(after(steps)))
         reasons = {error.resource.key: str(error) for error in outcome.failed}
         self.distrust({key[0] for key in reasons})
@@ -125,17 +125,6 @@ class Reconciler:
             fresh = self.dataplane.read(desired, kinds)
             self.actual = {key: value for key, value in self.actual.items() if key[0] not in kinds} | fresh
         self.dirty = set()
-
-    def _carry(self, step: Step) -> None:
-        """Take over an acknowledged step; a link that went took along whatever was on it."""
-        key = step.resource.key
-        if step.verb in ("delete", "replace") and key[0] == "Link":
-            name = key[2]
-            self.actual = {k: r for k, r in self.actual.items() if r.on != ("", name)}
-        if step.verb == "delete":
-            self.actual.pop(key, None)
-        else:
-            self.actual[key] = step.resource
 
 
 def _state(units: Units) -> dict[Key, Resource]:

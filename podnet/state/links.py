@@ -84,6 +84,11 @@ class PodLink(Resource, frozen=True, gc=False, kw_only=True):
         """A link by its namespace and name."""
         return ("PodLink", self.netns, self.name)
 
+    @property
+    def on(self) -> tuple[str, str]:
+        """Goes with its pair, like everything on it."""
+        return (self.netns, self.name)
+
 
 class Shaper(Resource, frozen=True, gc=False):
     """A token bucket (tc-tbf) as root queue of a link: `rate` in bits/s, `burst` in bits, 25 ms of latency."""

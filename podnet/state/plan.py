@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from podnet.state.links import Link, Veth
+from podnet.state.links import Link, Redirect, Veth
 from podnet.state.resource import Key, NodeState, Resource
 
 ORDER = (
@@ -57,15 +57,26 @@ def plan(desired: NodeState, actual: NodeState) -> Plan:
     made, removed = [], []
     for key, wanted in desired.items():
         present = actual.get(key)
-        if present is not None and present.on in gone:
-            present = None
-        step = _step(wanted, present)
+        step = _step(wanted, None if present is None or _lost(present, gone) else present)
         if step is not None:
             made.append(step)
     for key, present in actual.items():
         if key not in desired and present.on not in gone:
             removed.append(Step("delete", present))
     return Plan((*_sorted(made), *reversed(_sorted(removed))))
+
+
+def carry(state: dict[Key, Resource], step: Step) -> None:
+    """Bring `state` to what a kernel holds after it acknowledged a step; a link that goes takes along what is on it."""
+    old = step.old or step.resource
+    if step.verb in ("delete", "replace") and isinstance(old, Link):
+        ends = frozenset(_ends(old))
+        for key in [key for key, present in state.items() if present.on in ends]:
+            del state[key]
+    if step.verb == "delete":
+        state.pop(step.resource.key, None)
+    else:
+        state[step.resource.key] = step.resource
 
 
 def restrict(state: NodeState, keys: Iterable[Key]) -> dict[Key, Resource]:
@@ -83,16 +94,24 @@ def _step(wanted: Resource, present: Resource | None) -> Step | None:
 
 
 def _vanishing(desired: NodeState, actual: NodeState) -> Iterator[tuple[str, str]]:
-    """Links that go or are made anew: whatever the kernel holds on them goes too, without our asking."""
+    """Links that go, are made anew or are not there: the kernel holds nothing on them, whatever was read before."""
     for key, present in actual.items():
-        if not isinstance(present, Link):
-            continue
-        wanted = desired.get(key)
-        if wanted is None or wanted.replaces(present):
-            yield ("", present.name)
-            peer = present.peer if isinstance(present, Veth) else None
-            if peer is not None:
-                yield (peer.netns, peer.name)
+        if isinstance(present, Link) and ((wanted := desired.get(key)) is None or wanted.replaces(present)):
+            yield from _ends(present)
+    for key, wanted in desired.items():
+        if isinstance(wanted, Link) and key not in actual:
+            yield from _ends(wanted)
+
+
+def _ends(link: Link) -> Iterator[tuple[str, str]]:
+    yield ("", link.name)
+    if isinstance(link, Veth) and link.peer is not None:
+        yield (link.peer.netns, link.peer.name)
+
+
+def _lost(present: Resource, gone: frozenset[tuple[str, str]]) -> bool:
+    """Whether this went with a link; a redirect needs the link that it leads to as well."""
+    return present.on in gone or (isinstance(present, Redirect) and ("", present.to) in gone)
 
 
 def _sorted(steps: list[Step]) -> list[Step]:
