@@ -14,6 +14,7 @@ import msgspec
 
 from podnet.state.links import Link, Redirect, Veth
 from podnet.state.resource import Key, NodeState, Resource
+from podnet.state.routes import Route
 
 ORDER = (
     "NftTable",  # policy stands before a link is up
@@ -114,10 +115,17 @@ def _lost(present: Resource, gone: frozenset[tuple[str, str]]) -> bool:
     return present.on in gone or (isinstance(present, Redirect) and ("", present.to) in gone)
 
 
+def place(resource: Resource) -> tuple[int, bool, Key]:
+    """Where a resource comes among those that are added; sorts them."""
+    return (RANK[resource.kind], _leans(resource), resource.key)
+
+
 def _sorted(steps: list[Step]) -> list[Step]:
-    return sorted(steps, key=lambda step: (RANK[step.resource.kind], _depth(step.resource), step.resource.key))
+    return sorted(steps, key=lambda step: place(step.resource))
 
 
-def _depth(resource: Resource) -> int:
-    """Bridges and tunnels before the links that are enslaved to them."""
-    return 1 if isinstance(resource, Link) and resource.needs else 0
+def _leans(resource: Resource) -> bool:
+    """Whether it may need another of its kind: a port its bridge, a next hop the route that leads to it."""
+    if isinstance(resource, Route):
+        return resource.via is not None and not resource.onlink
+    return isinstance(resource, Link) and bool(resource.needs)

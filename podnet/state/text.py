@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from podnet.state.nft import NftTable
-from podnet.state.plan import RANK, Plan
+from podnet.state.plan import Plan, place
 from podnet.state.resource import NodeState, Resource
 
 SIGNS = {"add": "+", "change": "~", "replace": "!", "delete": "-"}
@@ -35,8 +35,7 @@ def _fields(value: msgspec.Struct) -> Iterator[str]:
 def listing(state: NodeState | Iterable[Resource]) -> str:
     """A whole state, sorted as it would be applied."""
     resources = state.values() if isinstance(state, Mapping) else state
-    ordered = sorted(resources, key=lambda resource: (RANK[resource.kind], resource.key))
-    return "".join(f"{describe(resource)}\n" for resource in ordered)
+    return "".join(f"{describe(resource)}\n" for resource in sorted(resources, key=place))
 
 
 def difference(plan: Plan) -> str:
