@@ -8,7 +8,6 @@ add addresses to its own link. Dumps and events are read by the same code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from podnet.state.links import Bridge, Ifb, Link, PodLink, Shaper, Veth, Vxlan
 from podnet.state.resource import LINK_PREFIX, ROUTE_PROTOCOL
@@ -64,15 +63,6 @@ def link(message: LinkMessage, names: Names) -> Link:
 def pod_link(message: LinkMessage, netns: str) -> PodLink:
     """A link inside a pod."""
     return PodLink(netns=netns, name=message.name, mtu=message.mtu, mac=message.mac, up=bool(message.up))
-
-
-class Marked(Protocol):
-    """A message that can say who made its object."""
-
-    @property
-    def protocol(self) -> int: ...
-    @property
-    def permanent(self) -> bool: ...
 
 
 def address(message: AddressMessage, names: Names, netns: str) -> Address:

@@ -36,7 +36,7 @@ _BUFFER = 16 << 20
 _READ = 1 << 16
 _BURST = 4096  # datagrams in one read(), so that others get their turn in an endless storm
 
-_LOST_WHEN_DOWN = ("Address", "Route", "Neighbour", "FdbEntry")
+LOST_WHEN_DOWN = ("Address", "Route", "Neighbour", "FdbEntry")
 """A link that goes down takes these along, the IPv4 routes among them without a word."""
 
 
@@ -118,7 +118,7 @@ class Monitor:
             del self._links[link.index], self._names[link.index]
         down = not present or (before is not None and before.up and not link.up)
         if down and not self._own.removes(link.name, gone=not present):
-            yield from (("dirty", kind) for kind in _LOST_WHEN_DOWN)
+            yield from (("dirty", kind) for kind in LOST_WHEN_DOWN)
         if before is not None and before.name != link.name and decode.our_link(before.name):
             yield "dirty", "Link"
         if decode.our_link(link.name):
@@ -146,7 +146,7 @@ class Monitor:
         address = decode.address(message, self._names, "")
         ours = decode.our_address(message, address.dev, "")
         yield _verb(present, ours), address
-        if not present:
+        if not present and not self._own.removes(address.dev, gone=False):
             yield "dirty", "Route"  # one that had it as its source went without a word
         if not ours and not decode.our_link(address.dev):
             yield "dirty", "facts"
