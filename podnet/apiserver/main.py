@@ -1,0 +1,177 @@
+"""`podnet apiserver`: the program around the API server. It opens what it needs, says one line, and closes in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+
+import click
+import msgspec
+import uvloop
+from aiohttp import web
+
+from podnet.apiserver import pki
+from podnet.apiserver.controllers import LEASE_NAMESPACE, Controllers
+from podnet.apiserver.database import DURABILITY, Database
+from podnet.apiserver.logs import LogProxy
+from podnet.apiserver.registry import Registry
+from podnet.apiserver.server import Server, make_request
+from podnet.apiserver.status import ApiError
+from podnet.apiserver.store import Store
+from podnet.apiserver.validation.rules import cidrs
+from podnet.objects.kinds import NAMESPACES
+
+NAMES = ("localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+INITIAL_NAMESPACES = ("default", "kube-system", LEASE_NAMESPACE)
+GRACE_SECONDS = 1.0  # for requests under way when the server ends
+_BACKLOG = 1024
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the command line asked for."""
+
+    data_dir: str
+    listen: tuple[str, ...]
+    listen_fd: tuple[int, ...]
+    advertise_san: tuple[str, ...]
+    pod_cidr: tuple[str, ...]
+    public_url: str
+    durability: str
+
+
+@click.command(name="apiserver")
+@click.option("--data-dir", required=True, help="Where objects and keys are kept; made if missing.")
+@click.option("--listen", multiple=True, help="ADDRESS:PORT, [V6]:PORT; repeatable. [default: 127.0.0.1:6443]")
+@click.option("--listen-fd", multiple=True, type=int, help="An inherited listening socket; repeatable.")
+@click.option("--advertise-san", multiple=True, help="A further name or address clients use; repeatable.")
+@click.option("--pod-cidr", multiple=True, help="Cluster range while no NetworkConfig names one; once per family.")
+@click.option("--public-url", default="", help="The address written to admin.kubeconfig. [default: the first --listen]")
+@click.option(
+    "--durability", type=click.Choice(DURABILITY), default="normal", show_default=True,
+    help="full: a power cut loses no acknowledged write; normal: at most the last second. A crash never loses one.",
+)  # fmt: skip
+def command(**options: object) -> None:
+    """Serve the Kubernetes API from one process and one SQLite file.
+
+    \b
+    Example: podnet apiserver --data-dir /var/lib/podnet --listen 0.0.0.0:6443 --advertise-san api.example
+    Then:    kubectl --kubeconfig /var/lib/podnet/admin.kubeconfig get nodes
+    """
+    chosen = msgspec.convert(options, Options)
+    _, causes = cidrs("--pod-cidr", chosen.pod_cidr)
+    if causes:
+        raise click.UsageError(str(causes[0]))
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(sock) for sock in _sockets(chosen)]
+        _open_data_dir(chosen.data_dir, stack)
+        try:
+            uvloop.run(_serve(chosen, sockets))
+        except sqlite3.Error as error:
+            raise click.UsageError(f"{chosen.data_dir}/podnet.db cannot be used: {error}; restore a backup.") from None
+
+
+def _sockets(options: Options) -> list[socket.socket]:
+    sockets = []
+    for number in options.listen_fd:
+        try:
+            sockets.append(socket.socket(fileno=number))
+        except OSError as error:
+            raise click.UsageError(f"--listen-fd {number} is no open socket: {error.strerror}.") from None
+    wanted = options.listen or (() if sockets else ("127.0.0.1:6443",))
+    return sockets + [_bind(address) for address in wanted]
+
+
+def _bind(text: str) -> socket.socket:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise click.UsageError(f"--listen {text!r}: write ADDRESS:PORT, such as 127.0.0.1:6443 or [::1]:6443.")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        advice = "stop what uses it or choose another port" if error.errno else "give an address of this machine"
+        raise click.UsageError(f"cannot listen on {text}: {error.strerror}; {advice}.") from None
+    return sock
+
+
+def _open_data_dir(path: str, stack: contextlib.ExitStack) -> None:
+    """Make the folder and hold its lock: two servers on one file would not see each other's writes."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        lock = os.open(os.path.join(path, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        stack.callback(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise click.UsageError(f"--data-dir {path} is in use by another API server; stop that one first.") from None
+    except OSError as error:
+        raise click.UsageError(f"--data-dir {path} cannot be used: {error.strerror}.") from None
+
+
+async def _serve(options: Options, sockets: Sequence[socket.socket]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(options, sockets) as url:
+        click.echo(f"podnet apiserver is ready at {url}")
+        await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(options: Options, sockets: Sequence[socket.socket]) -> AsyncIterator[str]:
+    """A server that answers on `sockets` while the context lasts; yields its URL."""
+    authority = pki.load_authority(options.data_dir)
+    hosts = [sock.getsockname()[0] for sock in sockets]
+    server_cert = pki.issue(authority, "kube-apiserver", sans=(*NAMES, *hosts, *options.advertise_san))
+    client_cert = pki.issue(authority, "kube-apiserver-kubelet-client", ("system:masters",))
+    host, port = sockets[0].getsockname()[:2]
+    url = options.public_url or f"https://{f'[{host}]' if ':' in host else host}:{port}"
+    admin = pki.issue(authority, "admin", ("system:masters",))
+    pki.write_kubeconfig(os.path.join(options.data_dir, "admin.kubeconfig"), url, authority, "admin", admin)
+    async with _registry(options) as registry:
+        logs = LogProxy(registry, pki.client_context(authority, client_cert, check_hostname=False))
+        server = Server(registry, logs)
+        runner = web.ServerRunner(
+            web.Server(server.handle, request_factory=make_request, handler_cancellation=True, access_log=None),
+            shutdown_timeout=GRACE_SECONDS,
+        )
+        await runner.setup()
+        controllers = asyncio.create_task(Controllers(registry, options.pod_cidr, click.echo).run())
+        try:
+            context = pki.server_context(authority, server_cert)
+            for sock in sockets:
+                await web.SockSite(runner, sock, ssl_context=context, backlog=_BACKLOG).start()
+            yield url
+        finally:
+            server.ready = False
+            registry.store.close_watchers()
+            await runner.cleanup()
+            await logs.close()
+            controllers.cancel()
+            await asyncio.gather(controllers, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _registry(options: Options) -> AsyncIterator[Registry]:
+    store = Store(Database(os.path.join(options.data_dir, "podnet.db"), options.durability, _boot_id()))
+    try:
+        registry = Registry(store)
+        for name in INITIAL_NAMESPACES:
+            with contextlib.suppress(ApiError):  # it is there already
+                await registry.create(NAMESPACES, "", {"metadata": {"name": name}})
+        yield registry
+    finally:
+        store.close()
+
+
+def _boot_id() -> str:
+    """Which boot of the kernel this is: another one than last time may mean that the power went."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
