@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import socket
+import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
@@ -29,6 +30,7 @@ from podnet.wire.netlink import Failure
 
 _STATELESS, _NUMERIC, _TERSE = 1 << 2, 0xF << 7, 1 << 11
 _SO_PROTOCOL = 38
+_MOST_DESCRIPTORS = 1024
 
 
 class NftError(Exception):
@@ -52,6 +54,8 @@ class Library:
         with inside(netns):
             self._context = ctypes.c_void_p(self._nft.nft_ctx_new(0))
         self._descriptor = next(iter(_netfilter_sockets() - before), -1)
+        if self._descriptor >= _MOST_DESCRIPTORS:
+            raise OSError(errno.EMFILE, "libnftables aborts on descriptors above 1023, which its select() can't hold")
         self._nft.nft_ctx_buffer_output(self._context)
         self._nft.nft_ctx_buffer_error(self._context)
 
@@ -83,10 +87,12 @@ def _netfilter_sockets() -> set[int]:
 def _port(descriptor: int) -> int | None:
     """The port of a netfilter netlink socket; None for any other descriptor."""
     try:
-        channel = socket.socket(fileno=os.dup(descriptor))
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return None
+        copy = os.dup(descriptor)
     except OSError:
         return None
-    with channel:
+    with socket.socket(fileno=copy) as channel:
         if channel.family != socket.AF_NETLINK or channel.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) != NETFILTER:
             return None
         port: int = channel.getsockname()[0]
