@@ -234,7 +234,8 @@ class Agent:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL)
-            if self._units and await self.in_kernel(lambda: self.reconciler.poll("Sysctl", self._units)):
+            drifted = await self.in_kernel(lambda: bool(self._units) and self.reconciler.poll("Sysctl", self._units))
+            if drifted:
                 self.wake()
 
     async def _resync(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -21,6 +21,8 @@ from podnet.wire import links, routes, tc
 from podnet.wire.links import LinkMessage, VxlanData
 from podnet.wire.netlink import Request
 from podnet.wire.routes import AddressMessage, FdbMessage, NeighbourMessage, RouteMessage
+
+L = TypeVar("L", bound=Link | PodLink)
 
 KINDS: dict[type[Link], str] = {Bridge: "bridge", Vxlan: "vxlan", Veth: "veth", Ifb: "ifb"}
 """Our links and what the kernel calls them."""
@@ -60,13 +62,15 @@ def writes(step: Step, lookup: Lookup) -> Iterator[Write]:
     resource = step.resource
     if step.verb in ("delete", "replace"):
         yield from _REMOVE[type(step.old or resource)](step.old or resource, lookup)
+    if step.verb == "change" and isinstance(resource, Link | PodLink):
+        resource = _only(resource, step.fields)  # setting a MAC, even to what it is, flushes the link's neighbours
     if step.verb == "change" and isinstance(resource, Link):
-        yield from map(Write, _changes(_link(_only(resource, step.fields), lookup)))
+        yield from map(Write, _changes(_link(resource, lookup)))
     elif step.verb != "delete":
         yield from _MAKE[type(resource)](resource, lookup)
 
 
-def _only(link: Link, fields: tuple[str, ...]) -> Link:
+def _only(link: L, fields: tuple[str, ...]) -> L:
     """The link with no other attributes managed than these."""
     managed = ("mtu", "mac", "alias", "master", "hairpin")
     return msgspec.structs.replace(

@@ -21,6 +21,8 @@ from podnet.state.resource import LINK_PREFIX, TABLE_PREFIX, Resource
 
 TABLE = f"{TABLE_PREFIX}hostports"
 UDP = 17
+PROTOCOLS = {"tcp": 6, "udp": UDP, "sctp": 132}
+"""By number in elements: nft knows names only where the machine has an /etc/protocols."""
 
 _BODY = """\
   map ports-ip { type inet_proto . inet_service : ipv4_addr . inet_service; }
@@ -84,18 +86,19 @@ def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
 
 def _elements(port: PortMapping, pod: str) -> Iterator[Resource]:
     ip = "ip6" if is_v6(pod) else "ip"
-    key, name = f"{port.protocol} . {port.host_port}", f"ports-{ip}"
+    protocol = PROTOCOLS[port.protocol]
+    key, name = f"{protocol} . {port.host_port}", f"ports-{ip}"
     if port.host_ip:
         key, name = f"{port.host_ip} . {key}", f"addressed-{ip}"
     yield Element("inet", TABLE, name, key, f"{pod} . {port.container_port}")
-    yield Element("inet", TABLE, f"targets-{ip}", f"{pod} . {port.protocol} . {port.container_port}")
+    yield Element("inet", TABLE, f"targets-{ip}", f"{pod} . {protocol} . {port.container_port}")
 
 
 def _stale(view: NodeView, element: Element, gone: bool) -> Iterator[Action]:
     """A port that went: the flows its pod answered. A port that came: those to the node that nobody translated."""
     *address, protocol, port = element.element.split(" . ")
     pod = element.value.split(" . ")[0]
-    if protocol != "udp":
+    if protocol != str(UDP):
         return
     if gone:
         yield ForgetFlows(protocol=UDP, to_port=int(port), destination="".join(address), answered_by=pod)
