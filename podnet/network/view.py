@@ -7,12 +7,13 @@ node stays the same, so a heartbeat of a thousand nodes leaves `peers` the ident
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import ClassVar
 
 import msgspec
 
 from podnet.network.memo import Memo, forget, recall
+from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
 from podnet.objects.cluster import Cluster
 from podnet.objects.core import Node
 from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION, NetworkSpec
@@ -167,8 +168,8 @@ def node_info(node: Node) -> NodeInfo:
     annotations = node.metadata.annotations
     return NodeInfo(
         name=node.metadata.name,
-        addresses=_one_per_family(filter(None, (_address(text) for _, text in _internal(node)))),
-        pod_cidrs=_one_per_family(filter(None, (_cidr(text) for _, text in _ranges(node)))),
+        addresses=_one_per_family(filter(None, (usable_address(text) for _, text in addresses_of(node)))),
+        pod_cidrs=_one_per_family(filter(None, (usable_range(text) for _, text in ranges_of(node)))),
         accepts=_words(annotations.get(ACCEPTS_ANNOTATION, "")),
         sends=_words(annotations.get(SENDS_ANNOTATION, "")),
     )
@@ -236,7 +237,7 @@ def mistakes(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
     from podnet.network.backends import validate  # here, because backends are built on this module
 
     for index, text in enumerate(spec.pod_cidrs):
-        if _cidr(text) is None:
+        if usable_range(text) is None:
             yield f"spec.podCIDRs[{index}]", f"{text!r} is no range for pods; write one such as 10.244.0.0/16"
     families = sorted(map(is_v6, spec.pod_cidrs))
     if families not in ([False], [True], [False, True]):
@@ -256,29 +257,38 @@ def problems(cluster: Cluster, memo: Memo | None = None) -> tuple[Problem, ...]:
 
 
 def _problems(cluster: Cluster, memo: Memo) -> Iterator[Problem]:
-    if cluster.network is not None:
-        for field, message in mistakes(cluster.network.spec):
+    config = cluster.network
+    inside: list[Network] = []
+    if config is not None:
+        found = tuple(mistakes(config.spec))
+        for field, message in found:
             yield Problem(f"NetworkConfig/{NETWORK_NAME}", "InvalidNetworkConfig", f"{field}: {message}", field)
+        inside = [] if found else [ip_network(cidr) for cidr in config.spec.pod_cidrs]
     infos = []
     for (_, name), node in sorted(cluster.nodes.items()):
-        yield from recall(memo, ("faults", name), (node,), lambda node=node: tuple(_faults(node)))  # type: ignore[misc]
+        yield from recall(memo, ("faults", name), (node, config), lambda node=node: tuple(_faults(node, inside)))  # type: ignore[misc]
         infos.append(_info(memo, name, node))
     forget(memo, "faults", {("faults", name) for _, name in cluster.nodes})
     yield from recall(memo, "shared", tuple(infos), lambda: (*_overlaps(infos), *_duplicates(infos)))
 
 
-def _faults(node: Node) -> Iterator[Problem]:
-    name, addresses, ranges = f"Node/{node.metadata.name}", dict(_internal(node)), dict(_ranges(node))
+def _faults(node: Node, inside: Iterable[Network]) -> Iterator[Problem]:
+    name, addresses, ranges = f"Node/{node.metadata.name}", dict(addresses_of(node)), dict(ranges_of(node))
     if not addresses:
         yield Problem(name, "NoInternalIP", "the node has no InternalIP; its kubelet must report one")
     if not ranges:
         yield Problem(name, "NoPodCIDR", "the node has no podCIDR; is a node IPAM controller running?")
     for field, text in addresses.items():
-        if _address(text) is None:
+        if usable_address(text) is None:
             yield Problem(name, "InvalidAddress", f"{text!r} is no address that other nodes can reach", field)
     for field, text in ranges.items():
-        if _cidr(text) is None:
+        if usable_range(text) is None:
             yield Problem(name, "InvalidPodCIDR", f"{text!r} is no range for pods", field)
+        elif inside and _apart(text, inside):
+            message = (
+                f"podCIDR {text} is in no range of NetworkConfig/{NETWORK_NAME}; add one, or pods are masqueraded there"
+            )
+            yield Problem(name, "PodCIDROutside", message, field)
 
 
 def _overlaps(infos: Iterable[NodeInfo]) -> Iterator[Problem]:
@@ -312,42 +322,3 @@ def _one_per_family(values: Iterable[str]) -> tuple[str, ...]:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (word.strip() for word in text.split(","))))
-
-
-def _internal(node: Node) -> Iterator[tuple[str, str]]:
-    """(field, text) of each address the node is reached at."""
-    for index, entry in enumerate(node.status.addresses):
-        if entry.type == "InternalIP":
-            yield f"status.addresses[{index}].address", entry.address
-
-
-def _ranges(node: Node) -> Iterator[tuple[str, str]]:
-    """(field, text) of each range; the old single field only counts while the new one is empty."""
-    for index, text in enumerate(node.spec.pod_cidrs):
-        yield f"spec.podCIDRs[{index}]", text
-    if node.spec.pod_cidr and not node.spec.pod_cidrs:
-        yield "spec.podCIDR", node.spec.pod_cidr
-
-
-def _address(text: str) -> str | None:
-    """The address in the kernel's spelling; None for what no other node could send to."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    return str(address) if _routable(address) else None
-
-
-def _cidr(text: str) -> str | None:
-    """The range in the kernel's spelling; None when it has no room for a gateway and a pod, or is no unicast range."""
-    try:
-        network = ip_network(text)
-    except ValueError:
-        return None
-    fits = 0 < network.prefixlen <= network.max_prefixlen - 2
-    return str(network) if fits and _routable(network[0]) and _routable(network[-1]) else None
-
-
-def _routable(address: IPv4Address | IPv6Address) -> bool:
-    local = address.is_unspecified or address.is_loopback or address.is_link_local or address.is_multicast
-    return not local and not (isinstance(address, IPv6Address) and (address.ipv4_mapped or address.scope_id))
