@@ -22,7 +22,7 @@ from podnet.kernel.monitor import Event
 from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import Desired, Unit, after, desired
 from podnet.network.memo import Memo
-from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, base_address, problems, view
+from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, problems, view
 from podnet.objects.cluster import Cluster
 from podnet.state.host import ForgetFlows
 from podnet.state.plan import Plan
@@ -47,7 +47,8 @@ class Agent:
     """Implements what the CNI server asks for (agent/cni_server.py) on top of one reconciler.
 
     `cluster()` gives the newest snapshot, or None before every informer has listed once; `facts(me)` reads the node's
-    own facts, or says in a sentence why they can't be had; `applied(view)` is told of every clean pass.
+    own facts, or says in a sentence why they can't be had; `applied(view, reason)` is told of every pass, with a view
+    when it was clean; `said()` gives the newest words that were published (network/migration.py).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Agent:
         facts: Facts,
         attachments: Iterable[Attachment] = (),
         applied: Callable[[NodeView | None, str | None], None] = lambda view, reason: None,
+        said: Callable[[], tuple[Words, Words] | None] = lambda: None,
     ) -> None:
         self.node = node
         self.reconciler = reconciler
@@ -72,6 +74,7 @@ class Agent:
         self._cluster = cluster
         self._read_facts = facts
         self._applied = applied
+        self._said = said
         self._facts: LocalFacts | None = None
         self._memo: Memo = {}
         self._units: Desired = {}
@@ -208,7 +211,7 @@ class Agent:
             if isinstance(facts, str):
                 return facts
             self._facts = facts
-        self.view = view(cluster, self._facts, memo=self._memo)
+        self.view = view(cluster, self._facts, memo=self._memo, said=self._said())
         return None
 
     async def _reconcile(self, seen: NodeView, events: list[Event]) -> Pass:

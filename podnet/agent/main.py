@@ -29,7 +29,7 @@ from podnet.client.config import ConfigError, load
 from podnet.client.reflector import Informers, Watch
 from podnet.errors import UserError
 from podnet.kernel.dataplane import KernelDataplane
-from podnet.kernel.facts import read_uplink
+from podnet.kernel.facts import uplink
 from podnet.kernel.monitor import Monitor
 from podnet.kernel.reconciler import Reconciler
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
@@ -98,9 +98,10 @@ async def _main(
             facts=lambda me: _facts(node, me),
             attachments=store.all(),
             applied=lambda seen, reason: _applied(agent, publisher, conflist, seen, reason),
+            said=lambda: publisher.tried,
         )
-        monitor = await loop.run_in_executor(kernel, Monitor)
-        for fileno in monitor.filenos():
+        monitor = Monitor(own=dataplane.own)
+        for fileno in monitor.filenos:
             loop.add_reader(fileno, lambda: agent.kernel_events(monitor.read()))
         server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
         runners = await serve(agent, __version__, run_dir, listen)
@@ -146,11 +147,11 @@ def _observe(command: str, code: int, seconds: float) -> None:
 
 
 def _facts(node: str, me: NodeInfo) -> LocalFacts | str:
-    uplink = read_uplink(me.addresses)
-    if uplink is None:
+    found = uplink(me.addresses)
+    if found is None:
         wanted = " or ".join(me.addresses) or "an InternalIP"
         return f"no link of this node carries {wanted}; is Node/{node} another machine?"
-    return LocalFacts(node, uplink.name, uplink.mtu, uplink.prefixes)
+    return LocalFacts(node, found.name, found.mtu, found.prefixes)
 
 
 def _boot_id() -> str:

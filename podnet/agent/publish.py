@@ -31,8 +31,10 @@ class Publisher:
     def __init__(self, api: Api, node: str) -> None:
         self._api = api
         self._node = node
+        self.tried: Words | None = None
+        """The newest words that were sent off, whether or not the API has them (`said` of network/view.py)."""
         self._words: Words | None = None
-        self._said: Words | None = None
+        self._written: Words | None = None
         self._problems: tuple[Problem, ...] = ()
         self._reported: set[Problem] = set()
         self._wake = asyncio.Event()
@@ -40,9 +42,11 @@ class Publisher:
     def publish(self, applied: NodeView | None, problems: tuple[Problem, ...]) -> None:
         """Take note of a pass; `applied` is None when it left something undone, which is then not announced."""
         if applied is not None:
-            self._words, self._said = published(applied), (applied.me.accepts, applied.me.sends)
+            self._words = published(applied)
+            if self.tried is None and self._words == (applied.me.accepts, applied.me.sends):
+                self._written = self._words  # as they were before this agent started
         self._problems = problems
-        if (self._words and self._words != self._said) or set(problems) - self._reported:
+        if self._words != self._written or set(problems) - self._reported:
             self._wake.set()
 
     async def run(self) -> None:
@@ -58,11 +62,12 @@ class Publisher:
 
     async def _write(self) -> None:
         words = self._words
-        if words and words != self._said:
+        if words and words != self._written:
+            self.tried = words
             accepts, sends = words
             annotations = {ACCEPTS_ANNOTATION: ",".join(accepts), SENDS_ANNOTATION: ",".join(sends)}
             await self._api.patch(NODES, self._node, {"metadata": {"annotations": annotations}})
-            self._said = words
+            self._written = words
             log.info("this node accepts %s and sends %s", *annotations.values())
         await self._report(problem for problem in self._problems if problem not in self._reported)
 
