@@ -36,7 +36,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_LOG (10 << 20)
+#ifndef MAX_LOG
+#define MAX_LOG (10 << 20) /* tests compile with less */
+#endif
 #define MAX_LINE 16384 /* where containerd cuts a line */
 #define MAX_BINDS 64
 
@@ -266,13 +268,16 @@ int main(int count, char **arguments)
         return 2;
     }
     status_fd = pipes[1];
-    switch (fork()) {
-    case -1: return 1;
-    case 0: supervise(arguments + optind); return 0;
+    pid_t shim = fork();
+    if (!shim) {
+        supervise(arguments + optind);
+        return 0;
     }
     close(status_fd);
-    ssize_t size = read(pipes[0], path, sizeof path);
-    if (size > 0)
+    ssize_t size = shim < 0 ? -1 : read(pipes[0], path, sizeof path);
+    if (size > 0) {
         fprintf(stderr, "%.*s\n", (int)size, path);
+        waitpid(shim, NULL, 0); /* a failed start has ended when it is reported */
+    }
     return size != 0;
 }

@@ -11,9 +11,9 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -24,6 +24,8 @@ from podnet.lab import registry
 if TYPE_CHECKING:
     from podnet.lab.registry import Lab
     from podnet.lab.report import Report
+
+T = TypeVar("T")
 
 TOOLS = {"ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux", "umount": "mount"}
 VXLAN = ("vxlan", "id", "1", "dstport", "8472")
@@ -98,7 +100,7 @@ def need_root() -> None:
 
 
 def need_kernel(backend: str) -> None:
-    """Raises UserError unless `backend` exists and this kernel has what it needs; tried in a namespace that is gone at once."""
+    """Raises UserError unless `backend` exists and this kernel has its links: tried in a namespace of their own."""
     from podnet.network.backends import BACKENDS
 
     if backend not in BACKENDS:
@@ -146,7 +148,7 @@ def up(
     need_kernel(backend or "vxlan")
     options = Options(name, nodes, backend, dual_stack, attachment, demo)
     with sentences(), registry.locked(name):
-        changed = _run(lambda: bring_up(options, say))
+        changed = _run(bring_up(options, say))
     if not changed:
         say(f"lab {name} was up already: nothing changed")
     code = _check(name, say) if check else 0
@@ -155,15 +157,12 @@ def up(
     return code
 
 
-def _run(work: Callable[[], Awaitable[bool]]) -> bool:
+def _run(work: Coroutine[Any, Any, T]) -> T:
     """Run what talks to the API. Raises UserError when the API refuses."""
     from podnet.client.errors import ApiError
 
-    async def all_of_it() -> bool:
-        return await work()
-
     try:
-        return asyncio.run(all_of_it())
+        return asyncio.run(work)
     except ApiError as error:
         raise UserError(f"the lab's API server refused: {error}") from None
 
@@ -263,7 +262,7 @@ def add_node(name: str) -> None:
     say = Clock()
     with sentences(), registry.locked(name):
         made = find(name)
-        _run(lambda: add(made, say))
+        _run(add(made, say))
 
 
 @lab.command(epilog="\b\nExample:\n  podnet lab remove-node node3")
@@ -277,7 +276,7 @@ def remove_node(name: str, node: str) -> None:
     say = Clock()
     with sentences(), registry.locked(name):
         made = find(name)
-        _run(lambda: remove(made, node, say))
+        _run(remove(made, node, say))
 
 
 @lab.command(epilog="\b\nExamples:\n  podnet lab logs node1 -f\n  podnet lab logs supervisor")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import BinaryIO
 
@@ -80,7 +80,7 @@ def tail(entries: Iterable[bytes], count: int | None) -> Iterable[bytes]:
     return kept
 
 
-async def read(path: str, wanted: Options, over: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
+async def read(path: str, wanted: Options, over: Callable[[], bool] = lambda: True) -> AsyncGenerator[bytes, None]:
     """The log at `path` as asked for; with `follow` until `over()`, which is asked before each look."""
     left = wanted.limit
     async for entry in _entries(path, wanted, over):
@@ -91,7 +91,7 @@ async def read(path: str, wanted: Options, over: Callable[[], bool] = lambda: Tr
             return
 
 
-async def _entries(path: str, wanted: Options, over: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def _entries(path: str, wanted: Options, over: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
     """What is there, the rotated file first, then what comes."""
     with ExitStack() as files:
         old, file = _open(files, f"{path}.1"), _open(files, path)

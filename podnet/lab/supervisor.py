@@ -31,6 +31,16 @@ CAP_SECONDS = 5.0
 STEADY_SECONDS = 10.0
 STOP_SECONDS = 3.0
 
+ENVIRONMENT = {
+    "PATH": os.environ.get("PATH", os.defpath),
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PYTHONUNBUFFERED": "1",
+    # Programs trust their cluster's authority only; loading the machine's would cost each 50 ms at its start.
+    "SSL_CERT_FILE": os.devnull,
+    "SSL_CERT_DIR": os.devnull,
+}
+
 
 class Program(msgspec.Struct, frozen=True):
     """One program of a lab. With a `port`, `{fd}` in its arguments becomes a socket bound to it on the loopback."""
@@ -81,8 +91,7 @@ def kubelet(lab: Lab, node: LabNode) -> Program:
 
 
 def _command(argv: tuple[str, ...], netns: str) -> Command:
-    env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
-    return Command(argv, env, netns, cwd="/", keep=True)
+    return Command(argv, ENVIRONMENT, netns, cwd="/", keep=True)
 
 
 def launch(folder: str, program: Program) -> None:
