@@ -80,7 +80,7 @@ class Attachments:
         self._writer: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, state_dir: str, boot_id: str, alive: Callable[[str], bool] = os.path.exists) -> Attachments:
+    async def open(cls, state_dir: str, boot_id: str, alive: Callable[[str], bool] = file.is_namespace) -> Attachments:
         """Open or create `<state_dir>/attachments.db`; raises UserError when it can't be used at all.
 
         A damaged file is moved aside and what was readable of it is kept. Records of an earlier boot (another

@@ -97,6 +97,20 @@ def transact(db: sqlite3.Connection, statements: Iterable[Statement]) -> None:
                 db.execute("ROLLBACK")
 
 
+def boot_id() -> str:
+    """Which start of this machine this is."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def is_namespace(path: str) -> bool:
+    """Whether a namespace is held at `path`; an ordinary file there is what is left of one that was mounted."""
+    try:
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except OSError:
+        return False
+
+
 def open_(state_dir: str, boot_id: str, alive: Callable[[str], bool]) -> Opened:
     """See Attachments.open."""
     path = os.path.join(state_dir, NAME)

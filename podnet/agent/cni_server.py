@@ -68,7 +68,7 @@ def check_netns(path: str, own_allowed: bool) -> None:
     except OSError as error:
         raise CniError(Code.NETNS, f"{path} is no network namespace", error.strerror or "") from None
     if found.st_dev != own.st_dev:
-        raise CniError(Code.NETNS, f"{path} is no network namespace", "it is a file of another kind")
+        raise CniError(Code.NETNS, f"{path} is no network namespace")
     if found.st_ino == own.st_ino and not own_allowed:
         raise CniError(Code.NETNS, f"{path} is the node's own network namespace")
 
@@ -144,7 +144,7 @@ class CniServer:
     async def _add_within(self, request: Request, deadline: float) -> bytes:
         view = self._ready(Code.TRY_AGAIN)
         self._inspect(request.draft.netns, request.own_netns)
-        draft = _settled(request, view)
+        draft = _settled(request, view, any(each.netns == request.draft.netns for each in self._store.all()))
         try:
             async with asyncio.timeout_at(deadline):
                 await self._make_way(draft)
@@ -289,13 +289,14 @@ class CniServer:
             lock.release()
 
 
-def _settled(request: Request, view: NodeView) -> Attachment:
-    """The draft with the cluster's settings where the configuration has none of its own."""
+def _settled(request: Request, view: NodeView, second: bool) -> Attachment:
+    """The draft with the cluster's settings where the configuration has none; `second`: not alone in its namespace."""
     config = request.config
     if config.ip_masq is not None and (config.ip_masq in (True, "true")) != view.network.masquerade:
         why = "spec.masquerade of NetworkConfig/default decides that for the whole cluster"
         raise CniError(Code.UNSUPPORTED, f"ipMasq {config.ip_masq} is not the cluster's setting", why)
-    return msgspec.structs.replace(request.draft, mode=config.attachment or view.network.attachment)
+    mode = config.attachment or view.network.attachment
+    return msgspec.structs.replace(request.draft, mode=mode, default_route=not second)
 
 
 def _dns(request: Request) -> Dns:

@@ -58,6 +58,11 @@ def split(frame: bytes) -> tuple[dict[str, str], bytes]:
     return env, stdin
 
 
+def join(env: Mapping[str, str], stdin: bytes) -> bytes:
+    """The frame of these variables and stdin, as the shim makes it."""
+    return b"".join(f"{name}={value}".encode() + b"\0" for name, value in env.items()) + b"\0" + stdin
+
+
 def version_of(frame: bytes) -> str:
     """The cniVersion of a frame that may be anything; "" when it has none."""
     return config_version(frame.partition(b"\0\0")[2])

@@ -143,6 +143,16 @@ async def test_a_second_add_is_an_error_and_harms_nothing(call: Call, store: Att
     assert (await call("ADD", config={"name": "other"})).code == Code.EXISTS
 
 
+async def test_only_the_first_interface_leads_everywhere(call: Call, store: Attachments) -> None:
+    first = (await call("ADD", config=LATEST)).json
+    second = (await call("ADD", config=LATEST, IFNAME="net1")).json
+    assert [route["dst"] for route in first["routes"]] == ["0.0.0.0/0", "::/0"]
+    assert second["routes"] == []
+    assert [record.default_route for record in store.all()] == [True, False]
+    # Another container's first is a first again.
+    assert len((await call("ADD", "b", LATEST)).json["routes"]) == 2
+
+
 async def test_an_error_is_in_the_version_of_the_call(call: Call) -> None:
     await call("ADD")
     assert (await call("ADD", config={"cniVersion": "0.3.1"})).json["cniVersion"] == "0.3.1"
@@ -456,9 +466,9 @@ def refusal(path: str, own_allowed: bool = False) -> str:
 
 
 def test_what_is_a_namespace(tmp_path: Path) -> None:
-    assert "No such file" in refusal(str(tmp_path / "nothing"))
+    assert "is no network namespace" in refusal(str(tmp_path / "nothing"))
     (tmp_path / "file").write_text("")
-    assert "a file of another kind" in refusal(str(tmp_path / "file"))
+    assert "is no network namespace" in refusal(str(tmp_path / "file"))
     assert "the node's own" in refusal(f"/proc/{os.getpid()}/ns/net")
     check_netns(f"/proc/{os.getpid()}/ns/net", own_allowed=True)
     check_netns("/proc/self/ns/mnt", own_allowed=False)  # a namespace at least; the kernel refuses the kind
