@@ -60,7 +60,13 @@ def test_host_aliases_come_last() -> None:
 
 # -- resolv.conf
 
-NODE = "# a comment\nnameserver 9.9.9.9 # with a comment\nnameserver 8.8.8.8\nsearch home.example\noptions timeout:3 rotate\n"
+NODE = """\
+# a comment
+nameserver 9.9.9.9 # with a comment
+nameserver 8.8.8.8
+search home.example
+options timeout:3 rotate
+"""
 
 
 def test_cluster_first() -> None:

@@ -25,6 +25,7 @@ from podnet.lab.libcni import (
     load,
     parse,
 )
+from tests.labs.values import read_text, write_text
 
 PLUGIN = """\
 #!/bin/sh
@@ -32,8 +33,11 @@ PLUGIN = """\
 name=$(basename "$0")
 dir=$(dirname "$0")
 input=$(cat)
-printf '%s\\n' "{\\"plugin\\": \\"$name\\", \\"command\\": \\"$CNI_COMMAND\\", \\"id\\": \\"$CNI_CONTAINERID\\", \\"netns\\": \\"$CNI_NETNS\\", \
-\\"ifname\\": \\"$CNI_IFNAME\\", \\"args\\": \\"$CNI_ARGS\\", \\"path\\": \\"$CNI_PATH\\", \\"stdin\\": $input}" >> "$dir/calls"
+{
+  printf '{"plugin": "%s", "command": "%s", "id": "%s", ' "$name" "$CNI_COMMAND" "$CNI_CONTAINERID"
+  printf '"netns": "%s", "ifname": "%s", ' "$CNI_NETNS" "$CNI_IFNAME"
+  printf '"args": "%s", "path": "%s", "stdin": %s}\\n' "$CNI_ARGS" "$CNI_PATH" "$input"
+} >> "$dir/calls"
 [ -e "$dir/$name.$CNI_COMMAND.stderr" ] && cat "$dir/$name.$CNI_COMMAND.stderr" >&2
 [ -e "$dir/$name.$CNI_COMMAND" ] && cat "$dir/$name.$CNI_COMMAND"
 exit $(cat "$dir/$name.$CNI_COMMAND.code" 2>/dev/null || echo 0)
@@ -115,8 +119,9 @@ def test_the_newest_version_that_both_speak(fields: dict[str, Any], version: str
 
 
 @pytest.mark.parametrize(
-    ("version", "asked", "knows"), [("0.3.1", "0.4.0", False), ("0.4.0", "0.4.0", True), ("1.0.0", "1.1.0", False), ("1.1.0", "1.1.0", True)]
-)  # fmt: skip
+    ("version", "asked", "knows"),
+    [("0.3.1", "0.4.0", False), ("0.4.0", "0.4.0", True), ("1.0.0", "1.1.0", False), ("1.1.0", "1.1.0", True)],
+)
 def test_what_a_version_knows(version: str, asked: str, knows: bool) -> None:
     assert network(cniVersion=version).knows(asked) is knows
 
@@ -231,7 +236,7 @@ async def test_add_leaves_libcnis_cache(plugins: Plugins) -> None:
     await plugins.cni.add(network(), RUNTIME)
     (name,) = os.listdir(plugins.cni.cache_dir)
     assert name == "net-c1-eth0"
-    cached = json.loads(Path(plugins.cni.cache_dir, name).read_text())
+    cached = json.loads(read_text(plugins.cni.cache_dir, name))
     assert cached["kind"] == "cniCacheV1"
     assert cached["containerId"] == "c1"
     assert cached["networkName"] == "net"
@@ -357,7 +362,7 @@ async def test_a_failed_del_keeps_the_cache_for_the_next(plugins: Plugins) -> No
 
 async def test_a_torn_cache_entry_is_ignored(plugins: Plugins) -> None:
     await plugins.cni.add(network(), RUNTIME)
-    Path(plugins.cni.cache_dir, "net-c1-eth0").write_text('{"kind": "cniCa')
+    write_text(f"{plugins.cni.cache_dir}/net-c1-eth0", '{"kind": "cniCa')
     assert plugins.cni.cached(RUNTIME) is None
 
 

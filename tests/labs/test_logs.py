@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from podnet.lab import logs
 from podnet.lab.logs import Options, options, render, tail
+from podnet.lab.status import unix
+from tests.labs.values import until, write_text
 
 NOW = 1_800_000_000.0
 
@@ -88,7 +91,7 @@ def test_render(line: str, wanted: Options, expected: str) -> None:
 
 
 def test_render_leaves_out_what_is_too_old() -> None:
-    since = logs.unix("2027-01-15T08:00:02Z")
+    since = unix("2027-01-15T08:00:02Z")
     assert render(entry(1, "old").encode(), Options(since=since)) == b""
     assert render(entry(2, "new").encode(), Options(since=since)) == b"new\n"
 
@@ -126,13 +129,12 @@ async def test_so_many_bytes(path: str, limit: int, expected: str | None) -> Non
 
 
 async def test_the_rotated_file_comes_first(path: str) -> None:
-    Path(f"{path}.1").write_text(entry(0, "older"))
+    write_text(f"{path}.1", entry(0, "older"))
     assert (await read(path)).startswith("older\nline 0\n")
 
 
 async def test_a_line_that_is_being_written_is_left_out(path: str) -> None:
-    with open(path, "a") as file:
-        file.write(entry(6, "half")[:30])
+    append(path, entry(6, "half")[:30])
     assert (await read(path)).endswith("line 4\n")
 
 
@@ -156,9 +158,7 @@ class Following:
             self.text += text.decode()
 
     async def until(self, ending: str) -> None:
-        async with asyncio.timeout(5):
-            while not self.text.endswith(ending):
-                await asyncio.sleep(0.005)
+        await until(lambda: self.text.endswith(ending))
 
     async def end(self) -> str:
         self.over = True
@@ -201,7 +201,7 @@ async def test_follow_goes_on_after_rotation(path: str) -> None:
     following = Following(path, tail=1)
     await following.until("line 4\n")
     append(path, entry(5, "before"))
-    Path(path).rename(f"{path}.1")
+    os.rename(path, f"{path}.1")
     append(path, entry(6, "after"))
     await following.until("after\n")
     assert await following.end() == "line 4\nbefore\nafter\n"
