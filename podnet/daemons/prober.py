@@ -55,6 +55,9 @@ TIMEOUT = 1.0
 BATCH, AT_ONCE = 32, 4
 """Pairs whose sockets are opened in one visit, and such batches under way at the same time."""
 
+BIGGEST = 65535
+"""Bytes of an IP packet, whatever a link like lo takes."""
+
 LOCALHOST = "127.0.0.1"
 _SMALL = 64
 _IP_AND_UDP = {False: 28, True: 48}
@@ -160,7 +163,8 @@ class Prober:
         small = await self._measure("udp", client, _SMALL, exchange)
         if small.error:
             return [small]
-        mtu = min(filter(None, (self._stations[pair.source.key].mtu, station.mtu)), default=0) or path_mtu(client)
+        ends = (self._stations[pair.source.key].mtu, station.mtu)
+        mtu = min(min(filter(None, ends), default=0) or path_mtu(client), BIGGEST)
         big = await self._measure("mtu", client, mtu - _IP_AND_UDP[is_v6(pair.address)], exchange)
         return [small, msgspec.structs.replace(big, size=mtu, path_mtu=path_mtu(client))]
 

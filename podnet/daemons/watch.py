@@ -95,6 +95,7 @@ class Watch:
         self._streams = Streams(self._dial, self._nonce, lambda: self.now)
         self._stations: dict[str, Station] = {}
         self._lanes: dict[tuple[str, bool], Lane] = {}
+        self._retired: list[Lane] = []
         self._late: dict[str, tuple[float, Failure]] = {}
         self._pairs: list[Pair] = []
         self._turns: Iterator[Pair] = iter(())
@@ -102,32 +103,40 @@ class Watch:
 
     async def run(self, duration: float | None, stop: asyncio.Event) -> Watched:
         """Watch for so many seconds (None: for ever), or until `stop` is set."""
-        await self._list()
-        async with asyncio.TaskGroup() as group:
-            clock = group.create_task(self._tick())
-            others = [group.create_task(job) for job in (self._list_often(), self._rotate(), self._tell())]
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), duration)
-            ended, self._turns = self.now, iter(())
-            for each in others:
-                each.cancel()
-            self._until = ended + PATIENCE
-            await clock
+        try:
             await self._list()
-        self._bursts += self._losses.finish(ended)
-        return await self._close()
+            async with asyncio.TaskGroup() as group:
+                clock = group.create_task(self._tick())
+                others = [group.create_task(job) for job in (self._list_often(), self._rotate(), self._tell())]
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), duration)
+                ended, self._turns = self.now, iter(())
+                for each in others:
+                    each.cancel()
+                self._until = ended + PATIENCE
+                await clock
+                await self._list()
+            return self._outcome(ended)
+        finally:
+            await self._streams.close()
+            for key in list(self._stations):
+                self._leave(key)
+            while self._retired:
+                self._bury()
+            self._spaces.close()
 
-    async def _close(self) -> Watched:
-        streams, losses = self._streams, self._losses
-        count = streams.count
-        await streams.close()
-        for key in list(self._stations):
-            self._leave(key)
-        self._spaces.close()
+    def _outcome(self, ended: float) -> Watched:
+        losses, streams = self._losses, self._streams
+        self._bursts += losses.finish(ended)
         late = [failure for since, failure in self._late.values() if self.now - since >= OPENING]
-        failed = (*late, *losses.failures(), *streams.broken)
         return Watched(
-            losses.sent, losses.lost, losses.longest, streams.longest, count, tuple(failed), tuple(self._bursts)
+            sent=losses.sent,
+            lost=losses.lost,
+            longest_gap=losses.longest,
+            longest_stall=streams.longest,
+            streams=streams.count,
+            failed=(*late, *losses.failures(), *streams.broken),
+            bursts=tuple(self._bursts),
         )
 
     # -- sending and receiving
@@ -223,7 +232,13 @@ class Watch:
                 if station := self._stations.get(key):
                     with suppress(NoNamespace):
                         await self._open_lane(station.endpoint, v6)
-                        asyncio.get_running_loop().call_later(2 * PATIENCE, _close, old)
+                        self._retired.append(old)
+                        asyncio.get_running_loop().call_later(2 * PATIENCE, self._bury)
+
+    def _bury(self) -> None:
+        """Close the sending socket that was exchanged first."""
+        if self._retired:
+            _close(self._retired.pop(0))
 
     async def _visit(self, netns: str, make: Callable[[], socket.socket]) -> socket.socket:
         return await self._spaces.visit(netns, make)

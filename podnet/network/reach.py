@@ -192,10 +192,8 @@ def _translated(pair: Pair, measured: Measured) -> tuple[str, str] | None:
 def _lost(pair: Pair, measured: Measured) -> tuple[str, str]:
     source, target = pair.source.node, pair.target.node
     if measured.probe == "localhost":
-        return (
-            f"127.0.0.1 of the pod: {_words(measured.error)}",
-            f"ip addr show lo in the namespace {pair.target.netns}",
-        )
+        reason = f"{_words(measured.error)} at the pod's own localhost"
+        return reason, f"nsenter --net={pair.target.netns} ip addr show lo"
     if measured.probe == "mtu":
         return _too_big(pair, measured)
     match measured.error:
