@@ -5,6 +5,7 @@ Source: k8s.io/apimachinery/pkg/apis/meta/v1/types.go (Status, StatusReason, Sta
 
 from __future__ import annotations
 
+import os
 import ssl
 
 import aiohttp
@@ -104,5 +105,8 @@ def unreachable(error: Exception, server: str, timeout: float) -> Unreachable:
         detail = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else str(cause)
         return Unreachable(server, f"its certificate is not accepted: {detail}")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Unreachable(server, error.os_error.strerror or str(error.os_error))
+        number = error.os_error.errno or 0
+        return Unreachable(server, os.strerror(number) if number > 0 else error.os_error.strerror or str(error))
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return Unreachable(server, "it closed the connection in the middle of an answer")
     return Unreachable(server, str(error) or type(error).__name__)

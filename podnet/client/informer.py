@@ -23,7 +23,7 @@ from time import monotonic
 
 import msgspec
 
-from podnet.client.api import PAGE, Api
+from podnet.client.api import Api
 from podnet.client.errors import ApiError, Unreachable
 from podnet.client.store import Disorder, Listing, Problem, Store
 from podnet.objects.kinds import Kind
@@ -62,7 +62,7 @@ class Pace(msgspec.Struct, frozen=True):
     confirm: float = 1.0
     brief: float = 1.0
     grace: float = 10.0
-    page: int = PAGE
+    page: int = 200
 
 
 PACE = Pace()

@@ -145,10 +145,11 @@ class FakeApi:
             watcher.lines.put_nowait(b'{"type":"ADDED","object":{"metadata":{"name":"half')
             watcher.lines.put_nowait(None)
 
-    def say(self, line: bytes) -> None:
-        """Send a line of the test's to every watch."""
+    def say(self, line: bytes, kind: Kind | None = None) -> None:
+        """Send a line of the test's to every watch, or to those of one kind."""
         for watcher in self._watchers:
-            watcher.lines.put_nowait(line + b"\n")
+            if kind in (None, watcher.kind):
+                watcher.lines.put_nowait(line + b"\n")
 
     def expire(self) -> None:
         """Forget all history and tell the watches so."""
@@ -256,6 +257,8 @@ class FakeApi:
             raise fault
         token = request.query.get("continue", "")
         if token:
+            if {"resourceVersion", "resourceVersionMatch"} & set(request.query):
+                raise Fault(422, "Invalid", "resourceVersion is forbidden with a continue token")
             if self.forget_tokens or token not in self.tokens:
                 raise Fault(410, "Expired", "The provided continue parameter is too old")
             version, items = self.tokens.pop(token)
@@ -312,14 +315,14 @@ class Watcher:
 
     def __init__(self, kind: Kind, matches: Callable[[Document], bool], since: int) -> None:
         self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._kind = kind
+        self.kind = kind
         self._matches = matches
         self._since = since
 
     def offer(self, event: Event) -> None:
         """As the real server: an object that no longer matches the selector is DELETED."""
         version, type_, plural, document = event
-        if plural != self._kind.plural or version <= self._since:
+        if plural != self.kind.plural or version <= self._since:
             return
         type_ = type_ if self._matches(document) else "DELETED"
         self.lines.put_nowait(json.dumps({"type": type_, "object": document}).encode() + b"\n")

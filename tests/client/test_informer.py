@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from podnet.client.informer import Backoff, Informer, Pace, Watch
 from podnet.client.store import Problem
 from podnet.objects.kinds import NETWORKCONFIGS, NODES, PODS, Kind
 from tests.client.fake_api import Document, FakeApi, Fault, expired
+from tests.client.waiting import until
 
 FAST = Pace(first=0.002, base=0.005, cap=0.03, confirm=0.01, brief=0.002, page=3)
 
@@ -52,12 +53,6 @@ class Followed:
     def names(self) -> list[str]:
         return sorted(name for _, name in self.informer.store.objects)
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something to become true."""
-        async with asyncio.timeout(5):
-            while not holds():  # noqa: ASYNC110
-                await asyncio.sleep(0.002)
-
     async def settled(self) -> None:
         """Wait until the informer knows what the server holds, and watches."""
 
@@ -71,7 +66,7 @@ class Followed:
                 == {key: each["metadata"].get("uid", "") for key, each in truth.items()}
             )
 
-        await self.until(agrees)
+        await until(agrees)
 
 
 @asynccontextmanager
@@ -98,9 +93,9 @@ async def test_list_then_watch(server: FakeApi) -> None:
         await it.settled()
         assert it.changes == 2, "one for the objects, one for being in sync"
         server.put(NODES, node("new"))
-        await it.until(lambda: "new" in it.names)
+        await until(lambda: "new" in it.names)
         server.delete(NODES, "n3")
-        await it.until(lambda: "n3" not in it.names)
+        await until(lambda: "n3" not in it.names)
     assert server.count("GET", "limit=3") == 3
     assert server.count("GET", "watch=true", "resourceVersion=7") == 1
 
@@ -115,11 +110,11 @@ async def test_selectors(server: FakeApi) -> None:
     for name, where in (("a", "n1"), ("b", "n2")):
         server.put(PODS, {"metadata": {"name": name, "namespace": "x"}, "spec": {"nodeName": where}})
     async with follow(server, PODS, field_selector="spec.nodeName=n1", namespace="x") as it:
-        await it.until(lambda: it.names == ["a"])
+        await until(lambda: it.names == ["a"])
         server.put(PODS, {"metadata": {"name": "c", "namespace": "x"}, "spec": {"nodeName": "n1"}})
-        await it.until(lambda: it.names == ["a", "c"])
+        await until(lambda: it.names == ["a", "c"])
         server.put(PODS, {"metadata": {"name": "c", "namespace": "x"}, "spec": {"nodeName": "n2"}})
-        await it.until(lambda: it.names == ["a"])
+        await until(lambda: it.names == ["a"])
     assert {request.path for request in server.requests} == {"/api/v1/namespaces/x/pods"}
 
 
@@ -129,7 +124,7 @@ async def test_a_cut_watch_goes_on_where_it_was(server: FakeApi) -> None:
         await it.settled()
         server.cut()
         server.put(NODES, node("b"))
-        await it.until(lambda: it.names == ["a", "b"])
+        await until(lambda: it.names == ["a", "b"])
         await it.settled()
     assert server.count("GET", "limit=") == 1, "no second list"
     assert it.lost == set()
@@ -140,12 +135,12 @@ async def test_a_restarted_server_is_found_at_once(server: FakeApi) -> None:
     async with follow(server, pace=Pace(confirm=0.01)) as it:
         await it.settled()
         await server.stop()
-        await it.until(lambda: "no answer from" in it.informer.trouble)
+        await until(lambda: "no answer from" in it.informer.trouble)
         assert it.names == ["a"], "what was known stays known"
         await server.start()
         server.put(NODES, node("b"))
         began = asyncio.get_running_loop().time()
-        await it.until(lambda: it.names == ["a", "b"])
+        await until(lambda: it.names == ["a", "b"])
         assert asyncio.get_running_loop().time() - began < 1.5
 
 
@@ -157,10 +152,21 @@ async def test_expiry_lists_again_no_older_than_before(server: FakeApi) -> None:
         identities = dict(it.informer.store.objects)
         changes = it.changes
         server.expire()
-        await it.until(lambda: server.count("GET", "resourceVersion=3&resourceVersionMatch=NotOlderThan") == 1)
+        await until(lambda: server.count("GET", "resourceVersion=3&resourceVersionMatch=NotOlderThan") == 1)
         await it.settled()
         assert all(it.informer.store.objects[key] is each for key, each in identities.items())
         assert it.changes == changes, "nothing changed, nobody is woken"
+
+
+async def test_later_pages_of_such_a_list_name_no_version(server: FakeApi) -> None:
+    for number in range(7):
+        server.put(NODES, node(f"n{number}"))
+    async with follow(server) as it:
+        await it.settled()
+        server.expire()
+        await until(lambda: server.count("GET", "continue=") == 4)
+        await it.settled()
+    assert server.count("GET", "NotOlderThan") == 1
 
 
 async def test_expiry_again_and_again_loses_nothing(server: FakeApi) -> None:
@@ -186,7 +192,7 @@ async def test_expiry_of_the_list_falls_back_to_a_consistent_one(server: FakeApi
         server.list_faults.append(expired())
         server.expire()
         await it.settled()
-        await it.until(lambda: server.count("GET", "limit=") == 3)
+        await until(lambda: server.count("GET", "limit=") == 3)
     lists = [dict(request.query) for request in server.requests if "watch" not in request.query]
     assert ["resourceVersion" in query for query in lists] == [False, True, False]
 
@@ -207,7 +213,7 @@ async def test_a_lost_event_is_repaired_by_the_next_list(server: FakeApi) -> Non
         await it.settled()
         server.put(NODES, node("lost"), silent=True)
         server.delete(NODES, "a", silent=True)
-        await it.until(lambda: it.names == ["b", "lost"])
+        await until(lambda: it.names == ["b", "lost"])
 
 
 async def test_a_watch_that_says_nothing_is_left_in_the_end(server: FakeApi) -> None:
@@ -216,7 +222,7 @@ async def test_a_watch_that_says_nothing_is_left_in_the_end(server: FakeApi) -> 
         server.deaf = True
         server.put(NODES, node("a"))
         server.deaf = False
-        await it.until(lambda: it.names == ["a"])
+        await until(lambda: it.names == ["a"])
 
 
 async def test_a_restored_backup_is_believed_after_a_second_look(server: FakeApi) -> None:
@@ -232,7 +238,7 @@ async def test_a_restored_backup_is_believed_after_a_second_look(server: FakeApi
         assert it.names == ["a"]
         assert server.count("GET", "limit=") - before == 2
         server.put(NODES, node("e"))
-        await it.until(lambda: it.names == ["a", "e"])
+        await until(lambda: it.names == ["a", "e"])
 
 
 async def test_a_stale_replica_is_not_believed(server: FakeApi) -> None:
@@ -243,7 +249,7 @@ async def test_a_stale_replica_is_not_believed(server: FakeApi) -> None:
         await it.settled()
         server.list_lies.append((2, stale))
         server.expire()
-        await it.until(lambda: not server.list_lies)
+        await until(lambda: not server.list_lies)
         await it.settled()
     assert it.lost == set()
 
@@ -256,7 +262,7 @@ async def test_time_travel_in_a_watch_lists_again(server: FakeApi) -> None:
         server.say(
             json.dumps({"type": "DELETED", "object": {"metadata": {"name": "a", "resourceVersion": "1"}}}).encode()
         )
-        await it.until(lambda: server.count("GET", "limit=") == 2)
+        await until(lambda: server.count("GET", "limit=") == 2)
         await it.settled()
     assert it.lost == set()
 
@@ -268,7 +274,7 @@ async def test_an_empty_list_needs_a_second_one(server: FakeApi) -> None:
         await it.settled()
         server.list_lies.append((50, []))
         server.expire()
-        await it.until(lambda: not server.list_lies)
+        await until(lambda: not server.list_lies)
         await it.settled()
     assert it.lost == set()
 
@@ -279,7 +285,7 @@ async def test_two_empty_lists_are_believed(server: FakeApi) -> None:
         await it.settled()
         server.delete(NODES, "a", silent=True)
         server.expire()
-        await it.until(lambda: it.names == [])
+        await until(lambda: it.names == [])
 
 
 async def test_garbage_in_a_watch_lists_again(server: FakeApi) -> None:
@@ -289,27 +295,37 @@ async def test_garbage_in_a_watch_lists_again(server: FakeApi) -> None:
         for line in (b"<html>", b'{"type":"NEW","object":{}}', b"null"):
             lists = server.count("GET", "limit=")
             server.say(line)
-            await it.until(lambda lists=lists: server.count("GET", "limit=") > lists)  # type: ignore[misc]
+            await until(lambda lists=lists: server.count("GET", "limit=") > lists)  # type: ignore[misc]
             await it.settled()
     assert it.lost == set()
+
+
+async def test_what_came_before_the_garbage_counts(server: FakeApi) -> None:
+    async with follow(server) as it:
+        await it.settled()
+        changes = it.changes
+        server.list_faults.extend([Fault(500, "InternalError")] * 1000)
+        server.say(json.dumps({"type": "ADDED", "object": node("a")}).encode() + b"\n<html>")
+        await until(lambda: "500" in it.informer.trouble)
+        assert (it.names, it.changes) == (["a"], changes + 1)
 
 
 async def test_bad_objects_are_reported_and_hide_no_other(server: FakeApi) -> None:
     server.put(NODES, node("a"))
     server.put(NODES, {"metadata": {"name": "bad"}, "spec": {"podCIDRs": "x"}})
     async with follow(server) as it:
-        await it.until(lambda: it.names == ["a"] and server.watchers > 0)
+        await until(lambda: it.names == ["a"] and server.watchers > 0)
         good = it.informer.store.objects["", "a"]
         server.put(NODES, {"metadata": {"name": "a"}, "spec": {"podCIDR": 7}})
         server.put(NODES, node("c"))
-        await it.until(lambda: it.names == ["a", "c"])
+        await until(lambda: it.names == ["a", "c"])
         assert it.informer.store.objects["", "a"] is good
         assert [problem.key[1] for problem in it.problems] == ["bad", "a"]
         server.expire()
-        await it.until(lambda: server.count("GET", "limit=") == 2)
+        await until(lambda: server.count("GET", "limit=") == 2)
         server.put(NODES, node("bad"))
         server.put(NODES, node("a", "10.1.0.0/24"))
-        await it.until(lambda: it.names == ["a", "bad", "c"] and it.informer.store.objects["", "a"] is not good)
+        await until(lambda: it.names == ["a", "bad", "c"] and it.informer.store.objects["", "a"] is not good)
         assert it.informer.store.problems == {}
 
 
@@ -320,7 +336,7 @@ async def test_heartbeats_wake_nobody(server: FakeApi) -> None:
         changes = it.changes
         for beat in range(10):
             server.put(NODES, node("a", status={"heartbeat": beat}))
-        await it.until(lambda: it.informer.store.version == "11")
+        await until(lambda: it.informer.store.version == "11")
         assert it.changes == changes
 
 
@@ -330,18 +346,18 @@ async def test_a_burst_wakes_less_often_than_it_has_events(server: FakeApi) -> N
         server.say(
             b"\n".join(json.dumps({"type": "ADDED", "object": node(f"n{number}")}).encode() for number in range(500))
         )
-        await it.until(lambda: len(it.names) == 500)
+        await until(lambda: len(it.names) == 500)
         assert it.changes < 10
 
 
 async def test_a_kind_the_server_does_not_know_is_empty_until_it_does(server: FakeApi) -> None:
     server.unknown.add("networkconfigs")
     async with follow(server, NETWORKCONFIGS) as it:
-        await it.until(lambda: it.informer.synced)
+        await until(lambda: it.informer.synced)
         assert "404" in it.informer.trouble
         server.unknown.clear()
         server.put(NETWORKCONFIGS, {"metadata": {"name": "default"}})
-        await it.until(lambda: it.names == ["default"])
+        await until(lambda: it.names == ["default"])
         assert it.informer.trouble == ""
 
 
@@ -351,7 +367,7 @@ async def test_a_kind_that_vanishes_keeps_what_was_known(server: FakeApi) -> Non
         await it.settled()
         server.unknown.add("nodes")
         server.expire()
-        await it.until(lambda: server.count("GET", "limit=") > 4)
+        await until(lambda: server.count("GET", "limit=") > 4)
         assert it.names == ["a"]
 
 
@@ -359,7 +375,7 @@ async def test_an_unready_server_is_waited_for(server: FakeApi) -> None:
     server.put(NODES, node("a"))
     server.answers.extend([Fault(503, "ServiceUnavailable"), Fault(403, "Forbidden"), Fault(500, "InternalError")])
     async with follow(server) as it:
-        await it.until(lambda: "503" in it.informer.trouble)
+        await until(lambda: "503" in it.informer.trouble)
         assert not it.informer.synced
         await it.settled()
 
@@ -386,7 +402,7 @@ async def test_a_refused_watch_after_a_good_list_does_not_spin(server: FakeApi) 
 async def test_a_watch_that_ends_at_once_does_not_spin(server: FakeApi) -> None:
     server.ends_watches = True
     async with follow(server, pace=Pace(first=0.05, base=0.2, cap=1)) as it:
-        await it.until(lambda: "ended the watch at once" in it.informer.trouble)
+        await until(lambda: "ended the watch at once" in it.informer.trouble)
         await asyncio.sleep(0.3)
         assert server.count("GET", "watch=true") < 6
         assert server.count("GET", "limit=") == 1, "what was listed stays good"

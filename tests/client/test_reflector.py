@@ -15,6 +15,7 @@ from podnet.client.reflector import Informers, Watch
 from podnet.client.store import Problem
 from podnet.objects.kinds import EVENTS, NETWORKCONFIGS, NODES, PODS
 from tests.client.fake_api import FakeApi, expired
+from tests.client.waiting import until
 
 FAST = Pace(first=0.002, base=0.005, cap=0.03, confirm=0.01, brief=0.002)
 WATCHES = (Watch(NODES), Watch(PODS, field_selector="spec.nodeName=n1"), Watch(NETWORKCONFIGS))
@@ -122,8 +123,7 @@ async def test_nothing_is_lost_while_the_server_is_away(server: FakeApi) -> None
     async with running(server) as informers:
         first = await informers.until_synced()
         await server.stop()
-        while len(informers.trouble) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until(lambda: len(informers.trouble) == 3)
         assert informers.cluster is first
         assert informers.synced
         await server.start()
@@ -131,8 +131,7 @@ async def test_nothing_is_lost_while_the_server_is_away(server: FakeApi) -> None
         server.put(NODES, {"metadata": {"name": "n2"}})
         while len((await informers.changed()).nodes) < 2:
             pass
-        while informers.trouble:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until(lambda: not informers.trouble)
 
 
 async def test_problems(server: FakeApi) -> None:
@@ -149,7 +148,7 @@ async def test_stop_leaves_the_last_snapshot(server: FakeApi) -> None:
     async with running(server) as informers:
         cluster = await informers.until_synced()
     assert informers.cluster is cluster
-    assert server.watchers == 0 or server.put(NODES, {"metadata": {"name": "x"}})
+    await until(lambda: server.watchers == 0)
 
 
 async def test_cancelling_ends_every_task(server: FakeApi) -> None:
@@ -185,8 +184,7 @@ async def test_unfit_watches() -> None:
 async def test_listing_trouble_is_named_by_kind(server: FakeApi) -> None:
     server.list_faults.extend([expired()] * 100)
     async with running(server) as informers:
-        while len(informers.trouble) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until(lambda: len(informers.trouble) == 3)
         assert "410 Expired" in informers.trouble["nodes"]
         server.list_faults.clear()
         await informers.until_synced()
