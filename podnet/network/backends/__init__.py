@@ -47,12 +47,13 @@ def validate(backend: Mapping[str, Setting]) -> list[tuple[str, str]]:
     kind = backend.get("type", "vxlan")
     if kind not in BACKENDS:
         return [("type", f"Unsupported value: {kind!r}: supported values: {', '.join(map(repr, sorted(BACKENDS)))}")]
+    known = {field.encode_name for field in msgspec.structs.fields(BACKENDS[str(kind)].Options)}
+    if unknown := sorted(set(backend) - known):
+        return [(name, f"unknown option of backend {kind}") for name in unknown]
     try:
         options(backend)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `")
-        if "unknown field" in message:
-            return [(message.split("`")[-2], f"unknown option of backend {kind}")]
         return [(path.rstrip("`").removeprefix("$."), message)]
     return []
 
@@ -74,6 +75,6 @@ def parse_scheme(name: str) -> Mapping[str, Setting] | None:
     backend: dict[str, str] = {"type": kind} | dict(word.partition("=")[::2] for word in words)
     try:
         parsed = msgspec.to_builtins(msgspec.convert(backend, BACKENDS[kind].Options, strict=False))
+        return cast(Mapping[str, Setting], parsed) if scheme(parsed) == name else None
     except msgspec.ValidationError:
         return None
-    return cast(Mapping[str, Setting], parsed) if scheme(parsed) == name else None
