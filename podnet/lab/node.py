@@ -30,6 +30,9 @@ LEASE_NAMESPACE = "kube-node-lease"
 LEASE_SECONDS = 40
 RENEW_SECONDS = 10.0
 RETRY_SECONDS = 0.3
+REPLACE = {"$patch": "replace"}
+"""In a strategic merge patch: the list as a whole. Its merge key, type, would let one InternalIP hide the other."""
+
 MAX_PODS = 250
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -54,6 +57,7 @@ def status(node: LabNode, trouble: str, now: float, ready_since: str) -> Json:
         "addresses": [
             *({"type": "InternalIP", "address": address} for address in node.addresses),
             {"type": "Hostname", "address": node.name},
+            REPLACE,
         ],
         "capacity": capacity,
         "allocatable": capacity,

@@ -13,8 +13,11 @@ The folder is the record: a kubelet that was killed finds from it what to adopt 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import socket
+import struct
 import time
 import uuid
 from collections.abc import Callable
@@ -31,6 +34,7 @@ from podnet.objects.core import Pod
 
 RATES = {"kubernetes.io/ingress-bandwidth": "ingress", "kubernetes.io/egress-bandwidth": "egress"}
 BURST = 2**31 - 1
+SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
 SUFFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -129,6 +133,12 @@ def save(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
+def raise_loopback(path: str) -> None:
+    """Set lo up, which is the runtime's business: CNI plugins make the other interfaces (netdevice(7))."""
+    with netns.socket_in(path, socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+
+
 class Sandboxes:
     """Makes and removes the sandboxes of one node.
 
@@ -164,6 +174,7 @@ class Sandboxes:
         network = self.network()
         assert network is not None, "the caller waits for a network"
         netns.create(sandbox.netns)
+        raise_loopback(sandbox.netns)
         runtime = msgspec.structs.replace(sandbox.runtime, capabilities=capabilities(pod))
         result = await self.cni.add(network, runtime)
         ips = tuple(entry["address"].partition("/")[0] for entry in result.get("ips", ()))
