@@ -26,6 +26,7 @@ from podnet.agent.publish import Publisher
 from podnet.agent.web import serve
 from podnet.client.api import Api
 from podnet.client.config import ConfigError, load
+from podnet.client.informer import Pace
 from podnet.client.reflector import Informers, Watch
 from podnet.errors import UserError
 from podnet.kernel.dataplane import KernelDataplane
@@ -37,6 +38,8 @@ from podnet.objects.cluster import Cluster
 from podnet.objects.kinds import NETWORKCONFIGS, NODES
 
 log = logging.getLogger(__name__)
+
+WATCHES = (Watch(NODES), Watch(NETWORKCONFIGS))
 
 
 @click.command()
