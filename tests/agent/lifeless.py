@@ -55,6 +55,7 @@ async def main(folder: str, seed: str) -> None:
             name = chance.choice(NAMES)
             command = chance.choice(["ADD", "DEL"])
             await server.answer(frame(COMMAND=command, CONTAINERID=name, NETNS=f"/run/netns/{name}"))
+            os.write(1, b"answered\n")
 
     await asyncio.gather(*map(caller, range(6)))
 

@@ -54,10 +54,10 @@ class Unreliable(FakeNetwork):
 class World:
     """A server on such a network, and what its callers were told."""
 
-    def __init__(self, store: Attachments, seed: int) -> None:
+    def __init__(self, store: Attachments, seed: int, seconds: float) -> None:
         self.store = store
         self.network = Unreliable(random.Random(seed))
-        self.server = CniServer("/unused", store, self.network, seconds=0.02, inspect=lambda netns, own: None)
+        self.server = CniServer("/unused", store, self.network, seconds=seconds, inspect=lambda netns, own: None)
 
     async def call(self, command: str, name: str, config: Any = None) -> Answer:
         variables = {"CONTAINERID": name, "NETNS": f"/run/netns/{name}"}
@@ -86,7 +86,7 @@ class World:
 
 async def run(operations: list[tuple[str, str, int]], seed: int, end: Callable[[World], Awaitable[None]]) -> None:
     with tempfile.TemporaryDirectory() as state_dir:
-        world = World(await Attachments.open(state_dir, "boot"), seed)
+        world = World(await Attachments.open(state_dir, "boot"), seed, seconds=0.02)  # so some ADDs come too late
         await asyncio.gather(*(world.operate(*each) for each in operations))
         await world.server.close()
         world.check()
@@ -99,7 +99,7 @@ async def run(operations: list[tuple[str, str, int]], seed: int, end: Callable[[
         again = await Attachments.open(state_dir, "boot")
         assert again.all() == ()
         # Nothing leaked: every address of the range can be given.
-        fresh = World(again, seed)
+        fresh = World(again, seed, seconds=10)
         fresh.network.reliable = True
         added = [await fresh.call("ADD", f"n{n}") for n in range(6)]
         assert [answer.code for answer in added] == [0, 0, 0, 0, 0, Code.EXHAUSTED]

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 ROUNDS = 10
 
 
-def run_until_killed(folder: Path, seed: int, seconds: float) -> None:
+def run_until_killed(folder: Path, seed: int, answers: int, seconds: float) -> None:
+    """Let it answer some calls, and then live for a moment more."""
     command = [sys.executable, lifeless.__file__, str(folder), str(seed)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={"PYTHONPATH": str(ROOT)}
@@ -28,6 +29,8 @@ def run_until_killed(folder: Path, seed: int, seconds: float) -> None:
     assert process.stdout
     with process.stdout:
         assert process.stdout.readline() == b"ready\n"
+        for _ in range(answers):
+            assert process.stdout.readline() == b"answered\n"
         time.sleep(seconds)
         process.kill()
         assert process.wait(10) == -9
@@ -58,7 +61,7 @@ def test_kills(tmp_path: Path) -> None:
     chance = random.Random(5)
     busy = 0
     for turn in range(ROUNDS):
-        run_until_killed(tmp_path, turn, chance.uniform(0.005, 0.1))
+        run_until_killed(tmp_path, turn, chance.randrange(100), chance.uniform(0, 0.003))
         busy += bool(os.listdir(tmp_path / "kernel"))
         asyncio.run(clean_up(tmp_path, gc_alone=turn % 2 == 0))
     assert busy > ROUNDS / 2, "the kills came before anything was done"

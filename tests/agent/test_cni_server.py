@@ -48,11 +48,16 @@ async def server(
         store,
         network,
         observe=lambda command, code, seconds: seen.append((command, code)),
-        seconds=0.2,
         inspect=lambda netns, own_allowed: None,
     )
     yield made
     await made.close()
+
+
+@pytest.fixture
+def impatient(server: CniServer) -> None:
+    """ADDs may take 0.2 s only."""
+    server._seconds = 0.2
 
 
 @pytest.fixture
@@ -192,6 +197,7 @@ async def test_a_bug_in_the_network_leaves_nothing_either(call: Call, store: Att
     assert clean(store, network)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_an_add_that_hangs_is_answered_in_time_and_undone(
     call: Call, store: Attachments, network: FakeNetwork
 ) -> None:
@@ -200,10 +206,11 @@ async def test_an_add_that_hangs_is_answered_in_time_and_undone(
     answer = await call("ADD")
     assert answer.code == Code.TRY_AGAIN
     assert answer.json["msg"] == "the pod's network was not ready within 0.2 s"
-    assert 0.15 < asyncio.get_running_loop().time() - start < 1.0
+    assert 0.15 < asyncio.get_running_loop().time() - start < 5.0
     assert clean(store, network)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_an_undoing_that_hangs_is_finished_after_the_answer(
     call: Call, store: Attachments, network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +248,7 @@ async def test_a_call_for_the_same_interface_waits(call: Call, network: FakeNetw
     assert network.calls == ["attach a", "detach a"]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_an_add_waits_for_the_one_before_only_so_long(call: Call, network: FakeNetwork) -> None:
     network.hang = asyncio.Event()
     first = asyncio.ensure_future(call("ADD"))

@@ -76,11 +76,14 @@ async def test_the_kernel_says_who_asks(server: UnixServer) -> None:
         assert unix_server._peer(peer) == os.geteuid()
 
 
-async def test_too_much_and_too_slow(server: UnixServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_much(server: UnixServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unix_server, "LARGEST_REQUEST", 1000)
-    monkeypatch.setattr(unix_server, "READ_SECONDS", 0.05)
     assert await ask(path_of(server), b"x" * 1000) != b""
     assert await ask(path_of(server), b"x" * 1001) == b""
+
+
+async def test_too_slow(server: UnixServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unix_server, "READ_SECONDS", 0.05)
     reader, writer = await asyncio.open_unix_connection(server.path)
     writer.write(b"no end")
     assert await reader.read() == b""

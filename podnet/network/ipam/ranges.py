@@ -9,6 +9,7 @@ of the range: a /64 is as cheap as a /24.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import chain, combinations
 
@@ -34,9 +35,11 @@ class AddressTaken(RangeError):
 class Range(msgspec.Struct, frozen=True, gc=False):
     """Part of a subnet from which addresses are given: `first` to `last` without `reserved`, addresses as integers.
 
-    `prefix` is the prefix length on the pod's interface; `gateway` is "" unless the configuration names one.
+    `name` is the subnet, with the bounds when they are narrower; `prefix` the prefix length on the pod's interface;
+    `gateway` is "" unless the configuration names one.
     """
 
+    name: str
     subnet: str
     first: int
     last: int
@@ -63,11 +66,8 @@ class Range(msgspec.Struct, frozen=True, gc=False):
         return str(IPv6Address(number) if self.v6 else IPv4Address(number))
 
     def __str__(self) -> str:
-        """The subnet, with the bounds when they are narrower."""
-        network = ip_network(self.subnet)
-        if (self.first, self.last) == _bounds(network):
-            return self.subnet
-        return f"{self.subnet}[{self.address(self.first)}-{self.address(self.last)}]"
+        """Its name."""
+        return self.name
 
 
 RangeSet = tuple[Range, ...]
@@ -85,10 +85,19 @@ def parse(subnet: str, start: str = "", end: str = "", gateway: str = "") -> Ran
     if first > last:
         raise RangeError(f"rangeStart {start} is after rangeEnd {end or 'of the subnet'} in {subnet}")
     kept = _inside(network, "gateway", gateway) if gateway else lowest
-    found = Range(str(network), first, last, _edges(network) | {kept}, network.prefixlen, gateway)
+    found = Range(
+        _name(network, first, last), str(network), first, last, _edges(network) | {kept}, network.prefixlen, gateway
+    )
     if not found.total:
         raise RangeError(f"range {found} holds no address that can be given to a pod; make it larger")
     return found
+
+
+def _name(network: Network, first: int, last: int) -> str:
+    if (first, last) == _bounds(network):
+        return str(network)
+    base = int(network[0])
+    return f"{network}[{network[first - base]}-{network[last - base]}]"
 
 
 def _network(subnet: str) -> Network:
@@ -161,13 +170,18 @@ def _confined(part: Range, node: Sequence[Network]) -> Range:
 
 
 def of_node(pod_cidrs: Iterable[str]) -> tuple[RangeSet, ...]:
-    """The range sets of a node without further configuration: each of its podCIDRs whole."""
+    """The range sets of a node without further configuration: each of its podCIDRs whole. Raises RangeError."""
+    return _whole(tuple(pod_cidrs))
+
+
+@lru_cache(maxsize=16)
+def _whole(pod_cidrs: tuple[str, ...]) -> tuple[RangeSet, ...]:
     return check((parse(cidr),) for cidr in pod_cidrs)
 
 
 def label(ranges: RangeSet) -> str:
     """A range set as text: for people, and as the name under which the address given last is remembered."""
-    return ",".join(map(str, ranges))
+    return ",".join([each.name for each in ranges])
 
 
 def allocate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -209,11 +209,11 @@ def test_the_nodes_gateway_may_be_named() -> None:
 def test_the_size_of_a_range_costs_nothing() -> None:
     sets = one("fd00::/8")
     last = {"fd00::/8": "fd00::ffff:ffff:ffff"}
-    start = perf_counter()
+    start = process_time()
     for _ in range(1000):
         allocate(sets, set(), last)
         allocate(sets, set(), last, ["fdff:ffff::1"])
-    assert perf_counter() - start < 1.0
+    assert process_time() - start < 1.0
 
 
 # -- against a model
