@@ -48,7 +48,8 @@ class Agent:
 
     `cluster()` gives the newest snapshot, or None before every informer has listed once; `facts(me)` reads the node's
     own facts, or says in a sentence why they can't be had; `applied(view, reason)` is told of every pass, with a view
-    when it was clean; `said()` gives the newest words that were published (network/migration.py).
+    when it was clean; `said()` gives the newest words that were published (network/migration.py),
+    `unusable()` the documents that could not be decoded.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Agent:
         attachments: Iterable[Attachment] = (),
         applied: Callable[[NodeView | None, str | None], None] = lambda view, reason: None,
         said: Callable[[], tuple[Words, Words] | None] = lambda: None,
+        unusable: Callable[[], tuple[Problem, ...]] = lambda: (),
     ) -> None:
         self.node = node
         self.reconciler = reconciler
@@ -75,6 +77,7 @@ class Agent:
         self._read_facts = facts
         self._applied = applied
         self._said = said
+        self._unusable = unusable
         self._facts: LocalFacts | None = None
         self._memo: Memo = {}
         self._units: Desired = {}
@@ -228,7 +231,7 @@ class Agent:
         return done, drifted and bool(done.plan)
 
     def _report(self, cluster: Cluster) -> None:
-        found = problems(cluster)
+        found = (*problems(cluster), *self._unusable())
         for problem in set(found) - set(self.problems):
             log.warning("%s: %s: %s", problem.object, problem.reason, problem.message)
         self.problems = found

@@ -28,12 +28,13 @@ from podnet.client.api import Api
 from podnet.client.config import ConfigError, load
 from podnet.client.informer import Pace
 from podnet.client.reflector import Informers, Watch
+from podnet.client.store import Problem as Unusable
 from podnet.errors import UserError
 from podnet.kernel.dataplane import KernelDataplane
 from podnet.kernel.facts import uplink
 from podnet.kernel.monitor import Monitor
 from podnet.kernel.reconciler import Reconciler
-from podnet.network.view import LocalFacts, NodeInfo, NodeView
+from podnet.network.view import LocalFacts, NodeInfo, NodeView, Problem
 from podnet.objects.cluster import Cluster
 from podnet.objects.kinds import NETWORKCONFIGS, NODES
 
@@ -88,9 +89,7 @@ async def _main(
     dataplane = await loop.run_in_executor(kernel, KernelDataplane, state_dir)
     store = await Attachments.open(state_dir, _boot_id())
     async with Api(credentials) as api:
-        informers = Informers(
-            api, (Watch(NODES), Watch(NETWORKCONFIGS)), report=lambda problem: log.warning("%s", problem)
-        )
+        informers = Informers(api, WATCHES, pace=Pace(cap=8))
         publisher = Publisher(api, node)
         conflist = Conflist(conf_dir, f"{run_dir}/cni.sock")
         agent = Agent(
@@ -102,6 +101,7 @@ async def _main(
             attachments=store.all(),
             applied=lambda seen, reason: _applied(agent, publisher, conflist, seen, reason),
             said=lambda: publisher.tried,
+            unusable=lambda: tuple(Problem(_name(each), "Invalid", each.message) for each in informers.problems),
         )
         monitor = Monitor(own=dataplane.own)
         for fileno in monitor.filenos:
@@ -143,6 +143,10 @@ def _applied(agent: Agent, publisher: Publisher, conflist: Conflist, seen: NodeV
         conflist.publish()
     else:
         conflist.withdraw()
+
+
+def _name(problem: Unusable) -> str:
+    return f"{problem.kind}/{'/'.join(filter(None, problem.key))}"
 
 
 def _observe(command: str, code: int, seconds: float) -> None:
