@@ -19,15 +19,17 @@ import msgspec
 
 from podnet.apiserver import pki
 from podnet.client.api import Api
-from podnet.client.errors import ApiError
+from podnet.client.errors import ApiError, Unreachable
 from podnet.errors import UserError
 from podnet.lab import fabric, process, registry, supervisor, teardown, workload
 from podnet.lab.node import LEASE_NAMESPACE
 from podnet.lab.registry import Lab, LabNode
 from podnet.objects.core import Node, Pod
 from podnet.objects.kinds import LEASES, NETWORKCONFIGS, NODES, PODS
+from podnet.objects.network import NETWORK_NAME, NetworkConfig
 
 READY_SECONDS = 60.0
+API_SECONDS = 5.0
 LOOK_SECONDS = 0.05
 T = TypeVar("T")
 
@@ -58,6 +60,7 @@ async def up(options: Options, say: Progress) -> bool:
         say(f"API server at {lab.api_url}")
         config = workload.network(options.backend or "vxlan", lab.dual_stack, options.attachment or "")
         made += await workload.ensure(api, [(NETWORKCONFIGS, config)])
+        await compare_network(api, options)
         await until(lambda: nodes_ready(api, lab), "the nodes", lab)
         say("nodes ready: agents run, CNI is configured")
         if options.demo:
@@ -73,6 +76,9 @@ def plan(options: Options) -> tuple[Lab, bool]:
     if found := registry.find(options.name):
         _compare(found, options)
         return found, False
+    if os.path.exists(folder):
+        remedy = f"podnet lab down --name {options.name} removes it"
+        raise UserError(f"the name {options.name} is taken: {folder} holds something that is no lab; {remedy}")
     nodes = 3 if options.nodes is None else options.nodes
     dual_stack = bool(options.dual_stack)
     return (
@@ -140,7 +146,7 @@ def api_of(lab: Lab) -> Api:
     """A client of a lab's API server, from the machine."""
     from podnet.client.config import load
 
-    return Api(load(lab.kubeconfig))
+    return Api(load(lab.kubeconfig), timeout=API_SECONDS)
 
 
 async def answers(api: Api) -> bool | None:
@@ -149,6 +155,18 @@ async def answers(api: Api) -> bool | None:
         await api.request("GET", "/readyz")
         return True
     return None
+
+
+async def compare_network(api: Api, options: Options) -> None:
+    """Raises UserError when the cluster's network is not what was asked for."""
+    found = (await api.get(NETWORKCONFIGS, NETWORK_NAME, into=NetworkConfig)).spec
+    for field, asked, have in (
+        ("backend", options.backend, str(found.backend.get("type"))),
+        ("attachment", options.attachment, found.attachment),
+    ):
+        if asked not in (None, have):
+            command = f"kubectl edit networkconfig {NETWORK_NAME}"
+            raise UserError(f"the cluster's {field} is {have}: {command} changes it while the cluster runs")
 
 
 async def nodes_ready(api: Api, lab: Lab) -> int | None:
@@ -171,14 +189,13 @@ def _ready(of: Node | Pod) -> bool:
 async def until(look: Callable[[], Awaitable[T | None]], what: str, lab: Lab) -> T:
     """Look until there is an answer. Raises UserError after READY_SECONDS."""
     deadline = time.monotonic() + READY_SECONDS
-    while (found := await look()) is None:
-        if time.monotonic() > deadline:
-            name = "" if lab.name == registry.DEFAULT_NAME else f" --name {lab.name}"
-            raise UserError(
-                f"{what} not ready after {READY_SECONDS:.0f} s: podnet lab status{name} says who is to blame"
-            )
+    while time.monotonic() < deadline:
+        with suppress(Unreachable):
+            if (found := await look()) is not None:
+                return found
         await asyncio.sleep(LOOK_SECONDS)
-    return found
+    command = "podnet lab status" + ("" if lab.name == registry.DEFAULT_NAME else f" --name {lab.name}")
+    raise UserError(f"waited {READY_SECONDS:.0f} s for {what} in vain: {command} says what is missing")
 
 
 # -- nodes
@@ -232,5 +249,5 @@ async def _drain(api: Api, lab: Lab, node: LabNode) -> int:
     async def none_left() -> bool | None:
         return None if await api.list(PODS, into=Pod, field_selector=selector) else True
 
-    await until(none_left, f"the end of the pods of {node.name} is", lab)
+    await until(none_left, f"the end of the pods of {node.name}", lab)
     return len(pods)
