@@ -21,7 +21,7 @@ from podnet.cni.errors import CniError, Code
 from podnet.kernel.monitor import Event
 from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import Desired, Unit, after, desired
-from podnet.network.memo import Memo
+from podnet.network.memo import Memo, recall
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, problems, view
 from podnet.objects.cluster import Cluster
 from podnet.state.host import ForgetFlows
@@ -231,11 +231,9 @@ class Agent:
         return done, drifted and bool(done.plan)
 
     def _report(self, cluster: Cluster) -> None:
-        found = (*problems(cluster), *self._unusable())
-        for problem in set(found) - set(self.problems):
-            log.warning("%s: %s: %s", problem.object, problem.reason, problem.message)
-        self.problems = found
-        metrics.PROBLEMS.set(len(found))
+        found = recall(self._memo, "problems", (cluster,), lambda: problems(cluster))
+        self.problems = (*found, *self._unusable())
+        metrics.PROBLEMS.set(len(self.problems))
 
     async def _poll(self) -> None:
         while True:

@@ -17,10 +17,15 @@ from podnet.client.errors import ApiError
 from podnet.network.migration import published
 from podnet.network.view import NodeView, Problem
 from podnet.objects.kinds import EVENTS, NODES
-from podnet.objects.network import ACCEPTS_ANNOTATION, SENDS_ANNOTATION
+from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION
 
 log = logging.getLogger(__name__)
 RETRY = 1.0
+
+NETWORK = f"NetworkConfig/{NETWORK_NAME}"
+
+GRACE = 10.0
+"""Seconds that a problem must last before it is reported: a node that joins has no range for a moment."""
 
 Words = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -35,7 +40,7 @@ class Publisher:
         """The newest words that were sent off, whether or not the API has them (`said` of network/view.py)."""
         self._words: Words | None = None
         self._written: Words | None = None
-        self._problems: tuple[Problem, ...] = ()
+        self._since: dict[Problem, float] = {}
         self._reported: set[Problem] = set()
         self._wake = asyncio.Event()
 
@@ -45,8 +50,14 @@ class Publisher:
             self._words = published(applied)
             if self.tried is None and self._words == (applied.me.accepts, applied.me.sends):
                 self._written = self._words  # as they were before this agent started
-        self._problems = problems
-        if self._words != self._written or set(problems) - self._reported:
+        loop = asyncio.get_running_loop()
+        mine = [problem for problem in problems if problem.object in (f"Node/{self._node}", NETWORK)]
+        for problem in mine:
+            if problem not in self._since:
+                loop.call_later(GRACE + 0.1, self._wake.set)
+        self._since = {problem: self._since.get(problem, loop.time()) for problem in mine}
+        self._reported &= self._since.keys()
+        if self._words != self._written:
             self._wake.set()
 
     async def run(self) -> None:
@@ -69,10 +80,12 @@ class Publisher:
             await self._api.patch(NODES, self._node, {"metadata": {"annotations": annotations}})
             self._written = words
             log.info("this node accepts %s and sends %s", *annotations.values())
-        await self._report(problem for problem in self._problems if problem not in self._reported)
+        due = asyncio.get_running_loop().time() - GRACE
+        await self._report(problem for problem, since in self._since.items() if since <= due)
 
     async def _report(self, problems: Iterable[Problem]) -> None:
-        for problem in tuple(problems):
+        for problem in set(problems) - self._reported:
+            log.warning("%s: %s: %s", problem.object, problem.reason, problem.message)
             try:
                 await self._api.create(EVENTS, _event(problem, self._node))
             except ApiError as error:
@@ -82,10 +95,10 @@ class Publisher:
 
 
 def _event(problem: Problem, node: str) -> dict[str, object]:
-    """An Event that a second report of the same problem by the same node collides with."""
+    """An Event with which a second report of the same problem, by whichever node, collides."""
     kind, _, name = problem.object.partition("/")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    digest = sha1(f"{node}/{problem}".encode(), usedforsecurity=False).hexdigest()[:16]
+    digest = sha1(f"{problem}".encode(), usedforsecurity=False).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "Event",
