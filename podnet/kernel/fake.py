@@ -23,7 +23,7 @@ from podnet.state.links import Link, PodLink, Redirect, Veth, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import ORDER, Plan, Step
 from podnet.state.resource import LINK_PREFIX, Key, NodeState, Resource
-from podnet.state.routes import Address, Route
+from podnet.state.routes import Address, Neighbour, Route
 from podnet.wire.netlink import Failure
 from podnet.wire.nftables import declared
 
@@ -136,7 +136,7 @@ class FakeDataplane:
         if resource.key[1]:
             return
         kinds = _DIRTY.get(resource.kind, ())
-        if resource.kind == "Link" and verb == "del":
+        if isinstance(resource, Link) and (verb == "del" or not resource.up):
             kinds = LOST_WHEN_DOWN
         for kind in kinds:
             self._events["dirty", kind] = None
@@ -222,7 +222,7 @@ class FakeDataplane:
         made = _merged(link, present or msgspec.structs.replace(link, mtu=link.mtu or 1500, mac=link.mac or _MAC))
         self.holds[link.key] = msgspec.structs.replace(made, peer=None) if isinstance(made, Veth) else made
         if not link.up:
-            self._drop(lambda r: r.on == ("", link.name) and r.kind in ("Route", "Neighbour"))
+            self._drop(lambda r: r.on == ("", link.name) and _lost_when_down(r))
 
     def _make_pair(self, link: Veth) -> None:
         peer = link.peer
@@ -276,6 +276,10 @@ class FakeDataplane:
 
     def _drop(self, meant: Callable[[Resource], bool]) -> None:
         self.holds = {key: resource for key, resource in self.holds.items() if not meant(resource)}
+
+
+def _lost_when_down(resource: Resource) -> bool:
+    return isinstance(resource, Route | Neighbour) or (isinstance(resource, Address) and ":" in resource.address)
 
 
 def _merged(wanted: Resource, present: Resource) -> Resource:
