@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ class Handmade:
             Path("/proc/sys", parameter).write_text(value)
 
     def add(self, name: str) -> None:
+        netns.remove(self.path(name))
         netns.create(self.path(name))
         self.ip(name, "link set lo up")
 
@@ -73,10 +75,14 @@ class Handmade:
                 f"route add fd00:1:{other}::/64 via fd00:9::{other}",
             )
 
-    def pod(self, name: str) -> Endpoint:
+    def pod(self, name: str, listed_first: float = 0.0) -> Endpoint:
+        """Make a pod; `listed_first` is how many seconds it is listed before it is connected."""
         node, net, host = PODS[name]
-        self.add(name)
         v4, v6 = f"10.1.{net}.{host}", f"fd00:1:{net}::{host}"
+        endpoint = Endpoint(f"{name}/eth0", f"default/{name}", "pod", node, self.path(name), (v4, v6), "eth0")
+        self.add(name)
+        self.endpoints.append(endpoint)
+        time.sleep(listed_first)
         self.ip(node, f"link add {name} type veth peer name eth0 netns {self.path(name)}")
         self.ip(
             node,
@@ -95,8 +101,6 @@ class Handmade:
             "route add default via 169.254.1.1 dev eth0",
             "route add default via fe80::1 dev eth0",
         )
-        endpoint = Endpoint(f"{name}/eth0", f"default/{name}", "pod", node, self.path(name), (v4, v6), "eth0")
-        self.endpoints.append(endpoint)
         return endpoint
 
     def close(self) -> None:
