@@ -18,7 +18,7 @@ import msgspec
 
 from podnet.lab import inside, process
 from podnet.lab.probes import Probing
-from podnet.lab.process import CANNOT_START, Command, Ended, Running, StartError
+from podnet.lab.process import CANNOT_START, LOST, Command, Ended, Running, StartError
 from podnet.lab.registry import write
 from podnet.lab.sandbox import Sandbox
 from podnet.objects.core import Container, Pod
@@ -234,8 +234,9 @@ class ContainerLife:
         finally:
             probing.cancel()
             await asyncio.wait([probing])
-        process.kill_session(pid, self._sandbox.netns)
         self.recall()
+        if isinstance(self.state, Terminated) and self.state.code == LOST:
+            process.kill_session(pid, self._sandbox.netns)
         self._changed()
 
     async def _probe(self, pid: int, adopted: bool) -> None:

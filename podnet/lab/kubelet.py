@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 PLUGIN_DIRS = (BIN, "/opt/cni/bin", "/usr/lib/cni")
 LOOK_SECONDS = 0.1
+RETRY_SECONDS = 5.0
 
 
 class Kubelet:
@@ -75,8 +76,11 @@ class Kubelet:
             if pod and sandbox.uid not in {known.metadata.uid for known in cluster.pods.values()}:
                 self._begin(pod).end()
         while True:
-            self._assign(cluster.pods.values())
+            self._assign_all()
             cluster = await self._pods.changed(cluster)
+
+    def _assign_all(self) -> None:
+        self._assign(self._pods.cluster.pods.values())
 
     def _assign(self, pods: Collection[Pod]) -> None:
         """Tell every life what its object says now, and begin those that are new."""
@@ -99,6 +103,7 @@ class Kubelet:
         self.lives.pop(life.pod.metadata.uid, None)
         if not task.cancelled() and (error := task.exception()):
             log.error("%s/%s", *life.pod.key, exc_info=error)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._assign_all)
 
     # -- network
 

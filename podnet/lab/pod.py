@@ -31,11 +31,11 @@ from podnet.objects.kinds import PODS
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2
-RETRY_CAP_SECONDS = 10.0
+RETRY_CAP_SECONDS = 5.0
 VANISHED_GRACE = 1
 FINAL = ("Succeeded", "Failed")
 GONE = (404, 409, 422)
-"""What the API answers when the object is no more, or another one has its name."""
+"""What the API answers when the object is no more, another one has its name, or it will never take what we say."""
 
 
 class PodLife:
@@ -79,10 +79,11 @@ class PodLife:
                 await self._until_doomed(self._live())
             await self._stop_containers()
             self._over = True
-            await self._persist(self._give_back)
             self._changed()
+            await self._persist(self._give_back)
             await self._doomed.wait()
-            await self._persist(self._remove)
+            for step in (self._send, self._remove_sandbox, self._delete_object):
+                await self._persist(step)
         finally:
             await _cancelled(reporting)
 
@@ -172,11 +173,12 @@ class PodLife:
         if self.sandbox:
             await self._sandboxes.release(self.sandbox)
 
-    async def _remove(self) -> None:
-        """What is on the node first: the object's name may be used again only when nothing of it is left."""
-        await self._send()
+    async def _remove_sandbox(self) -> None:
         if self.sandbox:
             await self._sandboxes.remove(self.sandbox)
+
+    async def _delete_object(self) -> None:
+        """Last of all: its name may be used again only when nothing of it is left."""
         meta = self.pod.metadata
         await self._api.delete(PODS, meta.name, meta.namespace, grace=0, uid=meta.uid)
 
@@ -188,6 +190,8 @@ class PodLife:
                 return await step()
             except (PluginError, ApiError) as error:
                 if isinstance(error, ApiError) and error.code in GONE:
+                    if error.code not in (404, 409):
+                        log.error("%s/%s: %s", *self.pod.key, error)
                     return None
                 log.warning("%s/%s: %s", *self.pod.key, error)
                 await asyncio.sleep(delay)

@@ -27,7 +27,7 @@ import msgspec
 
 from podnet.kernel import netns
 from podnet.lab import process
-from podnet.lab.libcni import Cni, Network, Runtime
+from podnet.lab.libcni import INTERNAL, TRY_AGAIN, Cni, Network, PluginError, Runtime
 from podnet.lab.registry import write
 from podnet.objects.codec import InvalidObject, decode, encode
 from podnet.objects.core import Pod
@@ -39,7 +39,10 @@ SUFFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 
 
 
 class Sandbox(msgspec.Struct, frozen=True):
-    """A pod's place on its node. `ips` is empty until CNI gave addresses; `id` is what CNI calls the container."""
+    """A pod's place on its node; `id` is what CNI calls the container.
+
+    `ips` is empty until CNI gave addresses; when they were given back `netns` is empty too.
+    """
 
     id: str
     uid: str
@@ -95,7 +98,7 @@ def capabilities(pod: Pod) -> dict[str, Any]:
 
 def quantity(text: str) -> int:
     """A whole Kubernetes quantity such as 10M or 1Gi; 0 for what is none."""
-    number = text.rstrip("kMGTi")
+    number = text.rstrip("kKMGTi")
     factor = SUFFIXES.get(text[len(number) :], 1 if text == number else 0)
     try:
         return int(float(number) * factor)
@@ -178,6 +181,8 @@ class Sandboxes:
         runtime = msgspec.structs.replace(sandbox.runtime, capabilities=capabilities(pod))
         result = await self.cni.add(network, runtime)
         ips = tuple(entry["address"].partition("/")[0] for entry in result.get("ips", ()))
+        if not ips:
+            raise PluginError(network.name, "ADD", INTERNAL, "the result has no addresses")
         return save(msgspec.structs.replace(sandbox, ips=ips))
 
     def _plan(self, pod: Pod, folder: str) -> Sandbox:
@@ -196,15 +201,18 @@ class Sandboxes:
 
     async def _undo(self, sandbox: Sandbox) -> None:
         """Give back addresses and namespace. Raises PluginError, and is then to be called again."""
-        if sandbox.host_network:
+        if sandbox.host_network or not sandbox.netns:
             return
-        await self.cni.delete(self.network(), sandbox.runtime)
+        network = self.network()
+        if network is None and self.cni.cached(sandbox.runtime) is None:
+            raise PluginError("cni", "DEL", TRY_AGAIN, "there is no configuration that says what an ADD may have left")
+        await self.cni.delete(network, sandbox.runtime)
         netns.remove(sandbox.netns)
 
     async def release(self, sandbox: Sandbox) -> None:
         """Give back what a pod that ended no longer needs; its folder with the logs stays. Raises PluginError."""
         await self._undo(sandbox)
-        save(msgspec.structs.replace(sandbox, ips=()))
+        save(msgspec.structs.replace(sandbox, ips=(), netns=""))
 
     async def remove(self, sandbox: Sandbox) -> None:
         """Undo a sandbox and forget it with all its files. Raises PluginError, and is then to be called again."""

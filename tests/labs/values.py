@@ -24,6 +24,10 @@ def read_text(*path: str) -> str:
     return Path(*path).read_text()
 
 
+def exists(path: str) -> bool:
+    return os.path.lexists(path)
+
+
 def write_text(path: str, text: str) -> None:
     Path(path).write_text(text)
 
