@@ -1,0 +1,139 @@
+"""What a node tells the cluster: its newest words only, again after a failure, and each lasting problem once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from podnet.agent import publish as module
+from podnet.agent.publish import Publisher
+from podnet.client.errors import ApiError
+from podnet.network.migration import published
+from podnet.network.view import NodeView, Problem
+from tests import worlds
+
+ME = worlds.node(1).metadata.name
+LASTING = Problem(f"Node/{ME}", "NoPodCIDR", "no range")
+
+
+class Api:
+    """Remembers what was written; fails as often as `failures` says."""
+
+    def __init__(self) -> None:
+        self.patches: list[dict[str, Any]] = []
+        self.events: dict[str, dict[str, Any]] = {}
+        self.failures = 0
+
+    async def patch(self, kind: object, name: str, body: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        if self.failures:
+            self.failures -= 1
+            raise ApiError(503, "ServiceUnavailable", "away")
+        assert name == ME
+        self.patches.append(body["metadata"]["annotations"])
+
+    async def create(self, kind: object, body: dict[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        if name in self.events:
+            raise ApiError(409, "AlreadyExists", "there is one")
+        self.events[name] = body
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.api = Api()
+        self.publisher = Publisher(self.api, ME)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def desk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+    monkeypatch.setattr(module, "RETRY", 0.01)
+    monkeypatch.setattr(module, "GRACE", 0.05)
+    made = Desk()
+    running = asyncio.create_task(made.publisher.run())
+    yield made
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 (there is no event to wait for)
+            await asyncio.sleep(0.005)
+
+
+def seen(backend: str = "vxlan", **me: Any) -> NodeView:
+    world = worlds.cluster([worlds.node(1, **me), worlds.node(2)], worlds.config({"type": backend}))
+    return worlds.seen(world, 1)
+
+
+async def test_words_are_published_once(desk: Desk) -> None:
+    desk.publisher.publish(seen(), ())
+    await until(lambda: bool(desk.api.patches))
+    desk.publisher.publish(seen(), ())
+    await asyncio.sleep(0.03)
+    assert len(desk.api.patches) == 1
+    accepts, sends = published(seen())
+    assert desk.api.patches[0] == {"podnet.dev/accepts": ",".join(accepts), "podnet.dev/sends": ",".join(sends)}
+    assert desk.publisher.tried == (accepts, sends)
+
+
+async def test_a_restart_that_changes_nothing_writes_nothing(desk: Desk) -> None:
+    accepts, sends = published(seen())
+    desk.publisher.publish(seen(accepts=accepts, sends=sends), ())
+    await asyncio.sleep(0.03)
+    assert desk.api.patches == []
+    assert desk.publisher.tried is None
+
+
+async def test_only_the_newest_words_survive_an_outage(desk: Desk) -> None:
+    desk.api.failures = 3
+    desk.publisher.publish(seen(), ())
+    await asyncio.sleep(0)
+    newest = seen("host-gw", accepts=("vxlan",), sends=("vxlan",))
+    desk.publisher.publish(newest, ())
+    await until(lambda: bool(desk.api.patches))
+    assert desk.api.patches == [
+        {"podnet.dev/accepts": ",".join(published(newest)[0]), "podnet.dev/sends": ",".join(published(newest)[1])}
+    ]
+
+
+async def test_an_unclean_pass_publishes_nothing(desk: Desk) -> None:
+    desk.publisher.publish(None, ())
+    await asyncio.sleep(0.03)
+    assert desk.api.patches == []
+
+
+async def test_a_lasting_problem_of_this_node_is_one_event(desk: Desk) -> None:
+    other = Problem("Node/another", "NoPodCIDR", "no range")
+    desk.publisher.publish(None, (LASTING, other))
+    desk.publisher.publish(None, (LASTING, other))
+    assert desk.api.events == {}
+    await until(lambda: bool(desk.api.events))
+    desk.publisher.publish(None, (LASTING, other))
+    await asyncio.sleep(0.2)
+    (event,) = desk.api.events.values()
+    assert event["involvedObject"]["name"] == ME
+    assert event["reason"] == "NoPodCIDR"
+    assert event["type"] == "Warning"
+
+
+async def test_a_passing_problem_is_no_event(desk: Desk) -> None:
+    desk.publisher.publish(None, (LASTING,))
+    desk.publisher.publish(None, ())
+    await asyncio.sleep(0.25)
+    assert desk.api.events == {}
+
+
+async def test_another_node_has_said_it_already(desk: Desk) -> None:
+    problem = Problem("NetworkConfig/default", "Invalid", "no such backend", "spec.backend.type")
+    event = module._event(problem, "node9")
+    desk.api.events[event["metadata"]["name"]] = event  # type: ignore[index]
+    desk.publisher.publish(None, (problem,))
+    await asyncio.sleep(0.25)
+    assert len(desk.api.events) == 1
