@@ -97,9 +97,18 @@ def _make_link(link: Link, lookup: Lookup) -> Iterator[Write]:
         message = msgspec.structs.replace(message, vxlan=_vxlan(link, lookup))
     elif isinstance(link, Veth):
         message = msgspec.structs.replace(message, peer=_peer(link, lookup))
+    elif isinstance(link, Bridge) and link.mtu:
+        message = msgspec.structs.replace(message, mtu=link.mtu - 1)  # see _set_later
     yield Write(links.create(message), instead=tuple(_changes(whole)))
-    if whole.alias is not None or whole.hairpin is not None:  # which the kernel ignores while it makes a link
-        yield Write(links.change(LinkMessage(name=link.name, alias=whole.alias, hairpin=whole.hairpin)))
+    later = LinkMessage(name=link.name, alias=whole.alias, hairpin=whole.hairpin, mtu=_set_later(link))
+    if later != LinkMessage(name=link.name):
+        yield Write(links.change(later))
+
+
+def _set_later(link: Link) -> int | None:
+    """While the kernel makes a link it ignores alias and hairpin, and takes a bridge's MTU for a mere beginning: the
+    bridge follows the MTU of its ports, unless its own was changed."""
+    return link.mtu if isinstance(link, Bridge) else None
 
 
 def _changes(link: LinkMessage) -> Iterator[Request]:

@@ -100,11 +100,12 @@ def _port(descriptor: int) -> int | None:
 
 
 def _failure(words: str) -> Failure:
-    first = words.partition("\n")[0].removeprefix("Error: ")
+    errors = [line.removeprefix("Error: ") for line in words.splitlines() if line.startswith("Error: ")]
+    first = errors[0] if errors else " ".join(words.split())
     for number in (errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EOPNOTSUPP, errno.EPERM, errno.ENOMEM):
         if os.strerror(number) in first:
             return Failure(number, first)
-    return Failure(errno.EINVAL, " ".join(words.split()))
+    return Failure(errno.EINVAL, first)
 
 
 class Written(msgspec.Struct, frozen=True):
