@@ -15,9 +15,8 @@ import msgspec
 from podnet.cli.output import emit, output_option
 from podnet.cli.target import AgentAway, Target, target_options
 from podnet.errors import UserError
-from podnet.network import backends
 from podnet.network.desired import desired, node_state
-from podnet.network.view import LocalFacts, is_v6, node_info, problems, view
+from podnet.network.view import LocalFacts, is_v6, mistakes, node_info, problems, view
 from podnet.objects.cluster import Cluster
 from podnet.objects.codec import InvalidObject, convert
 from podnet.objects.core import Node
@@ -42,7 +41,7 @@ Shown = dict[str, Any]
 @click.command(epilog=EXAMPLES)
 @click.option("--node", default=None, metavar="NAME", help="This node only.")
 @click.option("--diff", is_flag=True, help="Show how the kernel differs: + add, ~ change, ! replace, - delete.")
-@click.option("-f", "--file", type=click.File(), default=None, help="Compute from a YAML file; - for stdin.")
+@click.option("-f", "--file", type=click.File(lazy=True), default=None, help="Compute from a YAML file; - for stdin.")
 @click.option("--uplink", default=None, metavar="LINK", help="With -f: the nodes' uplink [eth0].")
 @click.option("--mtu", type=click.IntRange(576, 65535), default=None, help="With -f: its MTU [1500].")
 @output_option
@@ -119,6 +118,6 @@ def _cluster(file: TextIO) -> Cluster:
     cluster = msgspec.structs.replace(Cluster(), **found)
     if cluster.network is None:
         raise UserError(f"{file.name} has no NetworkConfig named default: add one, its spec may be empty")
-    for field, message in backends.validate(cluster.network.spec.backend):
-        raise UserError(f"{file.name}: spec.backend.{field}: {message}")
+    for field, message in mistakes(cluster.network.spec):
+        raise UserError(f"{file.name}: NetworkConfig: {field}: {message}")
     return cluster
