@@ -66,7 +66,7 @@ class Database:
             changes.append(Change(revision, key, before, state.get(key)))
             state[key] = before
         base = int(self._db.execute("SELECT value FROM meta WHERE name = 'base'").fetchone()[0])
-        return base, objects, changes[::-1]
+        return max(base, self._newest()), objects, changes[::-1]
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All of them, or none; raises sqlite3.Error."""

@@ -167,7 +167,7 @@ def bound(kind: Kind, pod: Document, node: str, now: datetime) -> Document:
         raise conflict(kind, name, f'pod {name} is already assigned to node "{spec["nodeName"]}"')
     spec["nodeName"] = node
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp(now)}
-    others = [condition for condition in pod["status"].get("conditions", ()) if condition["type"] != "PodScheduled"]
+    others = [condition for condition in pod["status"].get("conditions", ()) if condition.get("type") != "PodScheduled"]
     pod["status"]["conditions"] = [*others, scheduled]
     return pod
 

@@ -14,6 +14,8 @@ from aiohttp import web
 
 from podnet.apiserver.registry import Registry
 from podnet.apiserver.status import ApiError, Document, bad_request
+from podnet.objects.codec import decode
+from podnet.objects.core import Node
 from podnet.objects.kinds import NODES, PODS
 
 OPTIONS = ("follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes")
@@ -44,9 +46,9 @@ class LogProxy:
             raise ApiError(500, "InternalError", message) from None
 
     def _kubelet(self, name: str) -> str:
-        status = self._registry.get(NODES, "", name).document().get("status", {})
-        addresses = [item["address"] for item in status.get("addresses", ()) if item["type"] == "InternalIP"]
-        port = status.get("daemonEndpoints", {}).get("kubeletEndpoint", {}).get("Port", 0)
+        status = decode(self._registry.get(NODES, "", name).value, Node).status
+        addresses = [item.address for item in status.addresses if item.type == "InternalIP"]
+        port = status.daemon_endpoints.kubelet_endpoint.port
         if not addresses or not port:
             raise ApiError(500, "InternalError", f"node {name} does not say where its kubelet listens")
         host = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]

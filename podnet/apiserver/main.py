@@ -25,6 +25,7 @@ from podnet.apiserver.server import Server, make_request
 from podnet.apiserver.status import ApiError
 from podnet.apiserver.store import Store
 from podnet.apiserver.validation.rules import cidrs
+from podnet.errors import UserError
 from podnet.objects.kinds import NAMESPACES
 
 NAMES = ("localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
@@ -66,14 +67,14 @@ def command(**options: object) -> None:
     chosen = msgspec.convert(options, Options)
     _, causes = cidrs("--pod-cidr", chosen.pod_cidr)
     if causes:
-        raise click.UsageError(str(causes[0]))
+        raise UserError(f"{causes[0].field}: {causes[0].message}")
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(sock) for sock in _sockets(chosen)]
         _open_data_dir(chosen.data_dir, stack)
         try:
             uvloop.run(_serve(chosen, sockets))
         except sqlite3.Error as error:
-            raise click.UsageError(f"{chosen.data_dir}/podnet.db cannot be used: {error}; restore a backup.") from None
+            raise UserError(f"{chosen.data_dir}/podnet.db cannot be used: {error}; restore a backup") from None
 
 
 def _sockets(options: Options) -> list[socket.socket]:
@@ -82,7 +83,7 @@ def _sockets(options: Options) -> list[socket.socket]:
         try:
             sockets.append(socket.socket(fileno=number))
         except OSError as error:
-            raise click.UsageError(f"--listen-fd {number} is no open socket: {error.strerror}.") from None
+            raise UserError(f"--listen-fd {number} is no open socket: {error.strerror}") from None
     wanted = options.listen or (() if sockets else ("127.0.0.1:6443",))
     return sockets + [_bind(address) for address in wanted]
 
@@ -90,7 +91,7 @@ def _sockets(options: Options) -> list[socket.socket]:
 def _bind(text: str) -> socket.socket:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise click.UsageError(f"--listen {text!r}: write ADDRESS:PORT, such as 127.0.0.1:6443 or [::1]:6443.")
+        raise UserError(f"--listen {text!r}: write ADDRESS:PORT, such as 127.0.0.1:6443 or [::1]:6443")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind)
@@ -98,7 +99,7 @@ def _bind(text: str) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         advice = "stop what uses it or choose another port" if error.errno else "give an address of this machine"
-        raise click.UsageError(f"cannot listen on {text}: {error.strerror}; {advice}.") from None
+        raise UserError(f"cannot listen on {text}: {error.strerror}; {advice}") from None
     return sock
 
 
@@ -110,23 +111,34 @@ def _open_data_dir(path: str, stack: contextlib.ExitStack) -> None:
         stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise click.UsageError(f"--data-dir {path} is in use by another API server; stop that one first.") from None
+        raise UserError(f"--data-dir {path} is in use by another API server; stop that one first") from None
     except OSError as error:
-        raise click.UsageError(f"--data-dir {path} cannot be used: {error.strerror}.") from None
+        raise UserError(f"--data-dir {path} cannot be used: {error.strerror}") from None
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A server that answers: where, its objects, and the task whose end is a bug."""
+
+    url: str
+    registry: Registry
+    controllers: asyncio.Task[None]
 
 
 async def _serve(options: Options, sockets: Sequence[socket.socket]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(options, sockets) as url:
-        click.echo(f"podnet apiserver is ready at {url}")
-        await stop.wait()
+    async with running(options, sockets) as server:
+        click.echo(f"podnet apiserver is ready at {server.url}")
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({stopping, server.controllers}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            server.controllers.result()  # raises what ended it
 
 
 @contextlib.asynccontextmanager
-async def running(options: Options, sockets: Sequence[socket.socket]) -> AsyncIterator[str]:
-    """A server that answers on `sockets` while the context lasts; yields its URL."""
+async def running(options: Options, sockets: Sequence[socket.socket]) -> AsyncIterator[Running]:
+    """A server that answers on `sockets` while the context lasts."""
     authority = pki.load_authority(options.data_dir)
     hosts = [sock.getsockname()[0] for sock in sockets]
     server_cert = pki.issue(authority, "kube-apiserver", sans=(*NAMES, *hosts, *options.advertise_san))
@@ -148,7 +160,7 @@ async def running(options: Options, sockets: Sequence[socket.socket]) -> AsyncIt
             context = pki.server_context(authority, server_cert)
             for sock in sockets:
                 await web.SockSite(runner, sock, ssl_context=context, backlog=_BACKLOG).start()
-            yield url
+            yield Running(url, registry, controllers)
         finally:
             server.ready = False
             registry.store.close_watchers()
@@ -163,12 +175,15 @@ async def _registry(options: Options) -> AsyncIterator[Registry]:
     store = Store(Database(os.path.join(options.data_dir, "podnet.db"), options.durability, _boot_id()))
     try:
         registry = Registry(store)
-        for name in INITIAL_NAMESPACES:
-            with contextlib.suppress(ApiError):  # it is there already
-                await registry.create(NAMESPACES, "", {"metadata": {"name": name}})
+        await asyncio.gather(*(_ensure_namespace(registry, name) for name in INITIAL_NAMESPACES))
         yield registry
     finally:
         store.close()
+
+
+async def _ensure_namespace(registry: Registry, name: str) -> None:
+    with contextlib.suppress(ApiError):  # it is there already
+        await registry.create(NAMESPACES, "", {"metadata": {"name": name}})
 
 
 def _boot_id() -> str:

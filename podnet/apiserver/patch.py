@@ -29,7 +29,7 @@ def merge(document: Json, patch: Json) -> Json:
 
 
 def without_nulls(value: Json) -> Json:
-    """Kubernetes reads null as absent; so do we, before anything else looks at a document."""
+    """Kubernetes reads a null field as absent; so do we, before anything else looks at a document."""
     if isinstance(value, dict):
         return {name: without_nulls(item) for name, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value

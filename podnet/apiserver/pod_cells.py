@@ -68,7 +68,7 @@ def _reason(document: Document) -> str:
 
 
 def _condition(status: Document, kind: str) -> bool:
-    return any(item["type"] == kind and item["status"] == "True" for item in status.get("conditions", ()))
+    return any(item.get("type") == kind and item.get("status") == "True" for item in status.get("conditions", ()))
 
 
 def _initializing(states: Sequence[Document], total: int) -> str:

@@ -40,9 +40,10 @@ OPEN = frozenset({"/healthz", "/livez", "/readyz", "/version"})
 _AGGREGATED = {"v2": "g=apidiscovery.k8s.io;v=v2;", "v2beta1": "g=apidiscovery.k8s.io;v=v2beta1;"}
 
 
-def make_request(*parts: Any) -> web.BaseRequest:
+def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
     """aiohttp's request with our limit on bodies."""
-    return web.BaseRequest(*parts, asyncio.get_running_loop(), client_max_size=BODY_LIMIT)
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_LIMIT)
 
 
 class Server:

@@ -38,11 +38,16 @@ Job = tuple[Change, "asyncio.Future[None]"]
 
 
 class Watcher:
-    """One client's place in the stream. `closed` is set when it fell too far behind or the server ends."""
+    """One client's place in the stream.
+
+    `closed` is set when it fell too far behind or the server ends; in the first case `give_up` is called too, for who
+    sends the events may be waiting for a client that reads no more.
+    """
 
     def __init__(self, selection: Selection, backlog: list[Event]) -> None:
         self.selection = selection
         self.closed = False
+        self.give_up: Callable[[], None] = lambda: None
         self._events = backlog
         self._wake: asyncio.Future[None] | None = None
 
@@ -52,7 +57,10 @@ class Watcher:
         if event is None:
             return
         self._events.append(event)
-        self.closed = self.closed or len(self._events) > QUEUE
+        if len(self._events) > QUEUE:
+            self.closed = True
+            self._events.clear()
+            self.give_up()
         self.rouse()
 
     def close(self) -> None:

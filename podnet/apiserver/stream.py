@@ -95,6 +95,8 @@ async def follow(
     where the initial events end.
     """
     response = web.StreamResponse(headers=_HEADERS)
+    if request.transport is not None:
+        watcher.give_up = request.transport.abort
     try:
         await response.prepare(request)
         if initial:

@@ -74,8 +74,8 @@ def _namespace(document: Document, now: datetime) -> Cells:
 def _node(document: Document, now: datetime) -> Cells:
     spec, status = document.get("spec", {}), document.get("status", {})
     info, labels = status.get("nodeInfo", {}), document["metadata"].get("labels", {})
-    ready = next((item["status"] for item in status.get("conditions", ()) if item["type"] == "Ready"), "Unknown")
-    state = {"True": "Ready", "False": "NotReady"}.get(ready, "NotReady" if ready else "Unknown")
+    ready = [item.get("status") for item in status.get("conditions", ()) if item.get("type") == "Ready"]
+    state = "Unknown" if not ready else "Ready" if ready[0] == "True" else "NotReady"
     state += ",SchedulingDisabled" if spec.get("unschedulable") else ""
     prefix = "node-role.kubernetes.io/"
     roles = sorted(key.removeprefix(prefix) for key in labels if key.startswith(prefix) and key != prefix)
@@ -86,8 +86,9 @@ def _node(document: Document, now: datetime) -> Cells:
     ]  # fmt: skip
 
 
-def _address(status: Document, kind: str) -> str:
-    return next((str(item["address"]) for item in status.get("addresses", ()) if item["type"] == kind), "<none>")
+def _address(status: Document, kind: str) -> Any:
+    found = (item.get("address", "") for item in status.get("addresses", ()) if item.get("type") == kind)
+    return next(found, "<none>")
 
 
 def _service(document: Document, now: datetime) -> Cells:

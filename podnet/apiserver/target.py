@@ -38,7 +38,7 @@ def parse_path(path: str) -> Target | None:
     if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in NAMESPACES.subresources:
         namespace, rest = rest[1], rest[2:]
     kind = _BY_PLURAL.get((version, rest[0]))
-    if kind is None or len(rest) > 3 or not all(rest) or (namespace and not kind.namespaced):
+    if kind is None or len(rest) > 3 or not all(parts) or (namespace and not kind.namespaced):
         return None
     name, subresource = (*rest[1:], "", "")[:2]
     if subresource and subresource not in kind.subresources:

@@ -18,7 +18,7 @@ _VALUE = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 _TERM = re.compile(
     rf"\s*(?:(?P<not>!)\s*(?P<absent>{_KEY})"
     rf"|(?P<key>{_KEY})\s*(?:(?P<op>==|=|!=|>|<)\s*(?P<value>-?{_VALUE})"
-    rf"|(?P<set>\bin\b|\bnotin\b)\s*\((?P<values>[^()]*)\))?)\s*(?:,|$)"
+    rf"|(?P<set>\bin\b|\bnotin\b)\s*\((?P<values>[^()]*)\))?)\s*(?:,(?=.)|$)"
 )
 
 
@@ -57,11 +57,12 @@ Selector = tuple[Requirement, ...]
 
 def parse(text: str) -> Selector:
     """Parse a label selector; "" selects everything. Raises InvalidObject."""
+    text = text.strip()
     terms: list[Requirement] = []
     position = 0
     while position < len(text):
         term = _TERM.match(text, position)
-        if term is None or term.end() == position:
+        if term is None:
             raise InvalidObject(f"unable to parse requirement at {text[position:]!r}", "labelSelector")
         terms.append(_requirement(term))
         position = term.end()
@@ -77,6 +78,8 @@ def _requirement(term: re.Match[str]) -> Requirement:
     if term["op"] is None:
         return Requirement(term["key"], "Exists")
     operator = {"=": "In", "==": "In", "!=": "NotIn", ">": "Gt", "<": "Lt"}[term["op"]]
+    if operator in ("Gt", "Lt") and not re.fullmatch(r"-?\d+", term["value"]):
+        raise InvalidObject("for 'Gt', 'Lt' operators, the value must be an integer", "labelSelector")
     return Requirement(term["key"], operator, (term["value"],))
 
 

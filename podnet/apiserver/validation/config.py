@@ -42,12 +42,33 @@ class Reference(Value, frozen=True):
     kind: str = ""
     namespace: str = ""
     name: str = ""
+    field_path: str = ""
+
+
+class Source(Value, frozen=True):
+    """Who reports."""
+
+    component: str = ""
+    host: str = ""
+
+
+class Series(Value, frozen=True):
+    """An event that goes on."""
+
+    count: int = 0
+    last_observed_time: str | None = None
 
 
 class EventForm(Event, frozen=True):
     """An Event as validated."""
 
     involved_object: Reference | None = None
+    source: Source = Source()
+    series: Series | None = None
+    first_timestamp: str | None = None
+    last_timestamp: str | None = None
+    event_time: str | None = None
+    count: int = 0
 
 
 def config_map(new: ConfigMap) -> Causes:

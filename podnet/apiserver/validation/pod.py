@@ -8,7 +8,17 @@ from typing import Any
 from podnet.apiserver.status import Document
 from podnet.apiserver.validation import rules
 from podnet.apiserver.validation.rules import Causes, required, unsupported, wrong
-from podnet.objects.core import Container, ContainerPort, EnvVar, Pod, PodDNSConfig, PodSpec, Probe, Toleration
+from podnet.objects.core import (
+    Container,
+    ContainerPort,
+    EnvVar,
+    Pod,
+    PodDNSConfig,
+    PodSpec,
+    PodStatus,
+    Probe,
+    Toleration,
+)
 from podnet.objects.meta import Value
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
@@ -42,10 +52,39 @@ class PodSpecForm(PodSpec, frozen=True):
     containers: tuple[ContainerForm, ...] = ()
 
 
+class Ended(Value, frozen=True):
+    """How a container came to wait, or to end."""
+
+    reason: str = ""
+    message: str = ""
+    exit_code: int = 0
+    signal: int = 0
+    finished_at: str | None = None
+
+
+class ContainerStatus(Value, frozen=True):
+    """What the kubelet says of one container; `state` has one key: waiting, running or terminated."""
+
+    name: str = ""
+    ready: bool = False
+    restart_count: int = 0
+    state: dict[str, Ended] = {}
+    last_state: dict[str, Ended] = {}
+
+
+class PodStatusForm(PodStatus, frozen=True):
+    """A Pod's status as validated."""
+
+    reason: str = ""
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
+
+
 class PodForm(Pod, frozen=True):
     """A Pod as validated."""
 
     spec: PodSpecForm = PodSpecForm()
+    status: PodStatusForm = PodStatusForm()
 
 
 def pod(new: PodForm) -> Causes:

@@ -43,10 +43,30 @@ class ServiceForm(ServiceSpec, frozen=True):
     external_traffic_policy: str = "Cluster"
 
 
+class Ingress(Value, frozen=True):
+    """One address at which a load balancer takes traffic."""
+
+    ip: str = ""
+    hostname: str = ""
+
+
+class LoadBalancer(Value, frozen=True):
+    """What a load balancer says of itself."""
+
+    ingress: tuple[Ingress, ...] = ()
+
+
+class ServiceStatus(Value, frozen=True):
+    """A Service's status as validated."""
+
+    load_balancer: LoadBalancer = LoadBalancer()
+
+
 class Service(Object, frozen=True):
     """A Service as validated."""
 
     spec: ServiceForm = ServiceForm()
+    status: ServiceStatus = ServiceStatus()
 
 
 class SlicePort(Value, frozen=True):

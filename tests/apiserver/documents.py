@@ -1,0 +1,89 @@
+"""Documents that are right, to be made wrong one field at a time."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+Document = dict[str, Any]
+
+NOW = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
+UID = "00000000-0000-4000-8000-000000000001"
+
+
+def meta(name: str, namespace: str = "default", **more: Any) -> Document:
+    return {"name": name, **({"namespace": namespace} if namespace else {}), **more}
+
+
+def pod(name: str = "web", namespace: str = "default", **spec: Any) -> Document:
+    container = {"name": "main", "image": "nginx:1", "ports": [{"containerPort": 80, "name": "http"}]}
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": meta(name, namespace), "spec": {"containers": [container], **spec},
+    }  # fmt: skip
+
+
+def node(name: str = "n1", ready: bool = True, **spec: Any) -> Document:
+    return {
+        "apiVersion": "v1", "kind": "Node", "metadata": meta(name, ""), "spec": spec,
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+        },
+    }  # fmt: skip
+
+
+def service(name: str = "web", **spec: Any) -> Document:
+    base = {"selector": {"app": "web"}, "ports": [{"port": 80, "name": "http"}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": meta(name), "spec": {**base, **spec}}
+
+
+def config_map(name: str = "settings", namespace: str = "default", **data: str) -> Document:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta(name, namespace), "data": data}
+
+
+def secret(name: str = "key", **fields: Any) -> Document:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta(name), "type": "Opaque", **fields}
+
+
+def namespace(name: str = "team") -> Document:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": meta(name, "")}
+
+
+def lease(name: str = "n1", **spec: Any) -> Document:
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": meta(name, "kube-node-lease"),
+        "spec": spec,
+    }
+
+
+def event(name: str = "e", **fields: Any) -> Document:
+    about = {"kind": "Pod", "name": "web", "namespace": "default"}
+    return {"apiVersion": "v1", "kind": "Event", "metadata": meta(name), "involvedObject": about, **fields}
+
+
+def endpoint_slice(name: str = "web-1", **fields: Any) -> Document:
+    return {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta(name), "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.244.0.5"]}], "ports": [{"name": "http", "port": 80}], **fields,
+    }  # fmt: skip
+
+
+def network_config(**spec: Any) -> Document:
+    base = {"podCIDRs": ["10.244.0.0/16"], "backend": {"type": "vxlan"}}
+    return {
+        "apiVersion": "podnet.dev/v1", "kind": "NetworkConfig", "metadata": meta("default", ""), "spec": {**base, **spec},
+    }  # fmt: skip
+
+
+def at(document: Document, path: str, value: Any) -> Document:
+    """A copy with the field at `path` (dots and numbers) set to `value`."""
+    changed = copy.deepcopy(document)
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place: Any = changed
+    for part in parents:
+        place = place[part] if isinstance(place, list) else place.setdefault(part, {})
+    place[last] = value
+    return changed
