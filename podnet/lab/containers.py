@@ -11,8 +11,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
 
 import msgspec
 
@@ -22,8 +21,6 @@ from podnet.lab.process import CANNOT_START, LOST, Command, Ended, Running, Star
 from podnet.lab.registry import write
 from podnet.lab.sandbox import Sandbox
 from podnet.objects.core import Container, Pod
-
-T = TypeVar("T")
 
 GRACE_SECONDS = 30
 
@@ -98,16 +95,6 @@ def grace_of(pod: Pod) -> int:
     return GRACE_SECONDS if asked is None else asked
 
 
-async def finish(work: Awaitable[T]) -> T:
-    """Await something that must not be left half done; a cancellation counts when it is done."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
-
-
 class ContainerLife:
     """Keeps one container as its pod's restart policy says; `once` marks an init container.
 
@@ -163,7 +150,7 @@ class ContainerLife:
                 await self._follow(adopted)
             else:
                 await self._back_off()
-                await finish(self._start())
+                await process.finish(self._start())
             adopted = False
         return self.state.code
 

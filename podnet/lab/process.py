@@ -15,10 +15,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 BIN = os.path.dirname(sys.executable)
 SHIM = f"{BIN}/podnet-shim"
@@ -125,18 +128,29 @@ def look(folder: str) -> Running | Ended | None:
     except BlockingIOError:
         numbers = os.pread(fd, 64, 0).split()
         return Running(*map(int, numbers)) if len(numbers) == 2 else Running(0, 0)
+    else:
+        return _ended(folder, os.fstat(fd).st_mtime)
     finally:
         os.close(fd)
-    return _ended(folder)
 
 
-def _ended(folder: str) -> Ended:
+def _ended(folder: str, began: float) -> Ended:
     try:
         with open(f"{folder}/exit", encoding="ascii") as file:
             code, nanoseconds = file.read().split()
         return Ended(int(code), int(nanoseconds) / 1e9)
     except FileNotFoundError:
-        return Ended(LOST, started_at(folder))
+        return Ended(LOST, began)
+
+
+async def finish(work: Awaitable[T]) -> T:
+    """Await something that must not be left half done; a cancellation counts when it is done."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def settled(folder: str) -> Running | Ended | None:

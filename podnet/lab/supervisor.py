@@ -97,16 +97,15 @@ def _command(argv: tuple[str, ...], netns: str) -> Command:
 def launch(folder: str, program: Program) -> None:
     """Start a program, with its socket if it wants one. Raises StartError, OSError (the port is taken)."""
     with ExitStack() as stack:
-        fds = [stack.enter_context(_bound(program.port)).fileno()] if program.port else []
+        fds = [_bind(stack.enter_context(socket.socket()), program.port)] if program.port else []
         argv = tuple(word.format(fd=fds[0]) if fds else word for word in program.command.argv)
         process.start(folder, msgspec.structs.replace(program.command, argv=argv), fds)
 
 
-def _bound(port: int) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", port))
-    return bound
+def _bind(made: socket.socket, port: int) -> int:
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", port))
+    return made.fileno()
 
 
 async def keep(folder: str, program: Program) -> None:
@@ -121,7 +120,7 @@ async def keep(folder: str, program: Program) -> None:
             log.warning("%s ended with %d; again in %.1f s", os.path.basename(folder), ended.code, delay)
             await asyncio.sleep(delay)
         try:
-            await asyncio.to_thread(launch, folder, program)
+            await process.finish(asyncio.to_thread(launch, folder, program))
         except (StartError, OSError) as error:
             log.error("%s can't be started: %s", os.path.basename(folder), error)
             await asyncio.sleep(CAP_SECONDS)
@@ -149,7 +148,9 @@ class Supervisor:
 
     async def _bring_to(self, wanted: Mapping[str, Program]) -> None:
         for name in self._tasks.keys() - wanted.keys():
-            self._tasks.pop(name).cancel()
+            task = self._tasks.pop(name)
+            task.cancel()
+            await asyncio.wait([task])
             await process.stop(self._lab.program(name), STOP_SECONDS)
             log.info("%s is no longer wanted", name)
         for name, program in wanted.items():

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from podnet.lab import process
-from podnet.lab.containers import Backoff, ContainerLife, Host, Live, Terminated, Waiting, finish, grace_of, runs
+from podnet.lab.containers import Backoff, ContainerLife, Host, Live, Terminated, Waiting, grace_of, runs
 from podnet.lab.process import Command, Running
 from podnet.lab.sandbox import Sandbox
 from tests.labs.values import container, pod, sandbox, until
@@ -316,33 +316,6 @@ def test_runs_are_numbers_in_order(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     assert runs(str(tmp_path)) == [0, 2, 10]
     assert runs(str(tmp_path / "none")) == []
-
-
-async def test_finish_does_the_work_although_cancelled() -> None:
-    done = asyncio.Event()
-
-    async def work() -> None:
-        await asyncio.sleep(0.05)
-        done.set()
-
-    task = asyncio.create_task(finish(work()))
-    await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert done.is_set()
-
-
-async def test_finish_passes_results_and_errors_on() -> None:
-    async def good() -> int:
-        return 7
-
-    async def bad() -> int:
-        raise KeyError("x")
-
-    assert await finish(good()) == 7
-    with pytest.raises(KeyError):
-        await finish(bad())
 
 
 def test_a_sandbox_in_short(tmp_path: Path) -> None:

@@ -406,5 +406,32 @@ def test_members_of_a_namespace_include_ourselves() -> None:
     assert process.members(frozenset()) == []
 
 
+async def test_finish_does_the_work_although_cancelled() -> None:
+    done = asyncio.Event()
+
+    async def work() -> None:
+        await asyncio.sleep(0.05)
+        done.set()
+
+    task = asyncio.create_task(process.finish(work()))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert done.is_set()
+
+
+async def test_finish_passes_results_and_errors_on() -> None:
+    async def good() -> int:
+        return 7
+
+    async def bad() -> int:
+        raise KeyError("x")
+
+    assert await process.finish(good()) == 7
+    with pytest.raises(KeyError):
+        await process.finish(bad())
+
+
 def test_a_start_error_has_its_own_code() -> None:
     assert CANNOT_START == 128
