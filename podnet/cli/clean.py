@@ -47,9 +47,11 @@ def command(
     """
     need_root("removing links, routes and tables")
     chosen = _one(target(), node)
-    if not dry_run and not force:
-        _refuse_beside_agent(chosen)
-    removed, failed = _clean(chosen, dry_run, everything)
+    alive = _answers(chosen)
+    if alive and not dry_run and not force:
+        raise UserError("the agent is running and would put everything back: stop it first, or say --force")
+    files = list(_files(chosen, everything, alive))
+    removed, failed = _clean(chosen, files, dry_run)
     result = {"node": chosen.name or "this machine", "dryRun": dry_run, "removed": removed, "failed": failed}
     emit(result, output, lambda: _text(removed, failed, dry_run))
     return 1 if failed else 0
@@ -66,22 +68,20 @@ def _one(target: Target, name: str | None) -> Node:
     return target.only(name).nodes[0]
 
 
-def _refuse_beside_agent(node: Node) -> None:
+def _answers(node: Node) -> bool:
+    """Whether the node's agent runs."""
     try:
-        status = node.ask("status")
+        node.ask("status")
     except AgentAway:
-        return
-    raise UserError(
-        f"the agent of {status.get('node')} is running and would put everything back: stop it first, or say --force"
-    )
+        return False
+    return True
 
 
-def _clean(node: Node, dry_run: bool, everything: bool) -> tuple[list[str], list[str]]:
+def _clean(node: Node, files: list[str], dry_run: bool) -> tuple[list[str], list[str]]:
     """What was, or would be, removed; and what could not be."""
     from podnet.kernel.dataplane import KernelDataplane
     from podnet.kernel.netns import NoNamespace
 
-    files = list(_files(node, everything))
     made = not os.path.isdir(node.state_dir)
     os.makedirs(node.state_dir, mode=0o700, exist_ok=True)
     try:
@@ -114,11 +114,11 @@ def _described(steps: Plan) -> Iterator[str]:
         yield f"{describe(resource).splitlines()[0].removesuffix(' {')}{' (gets its former value)' if again else ''}"
 
 
-def _files(node: Node, everything: bool) -> Iterator[str]:
-    """The CNI configuration and sockets; with `everything` the state directory too."""
+def _files(node: Node, everything: bool, alive: bool) -> Iterator[str]:
+    """The CNI configuration, the sockets that a dead agent left; with `everything` the state directory."""
     from podnet.agent.conflist import NAME
 
-    sockets = [f"{node.run_dir}/{name}" for name in ("cni.sock", "agent.sock")]
+    sockets = [f"{node.run_dir}/{name}" for name in ("cni.sock", "agent.sock")] if not alive else []
     state = [node.state_dir] if everything else [f"{node.state_dir}/nft.json", f"{node.state_dir}/sysctl.json"]
     yield from filter(os.path.lexists, [f"{node.conf_dir}/{NAME}", *sockets, *state])
 
