@@ -17,7 +17,8 @@ from podnet.cli.target import AgentAway, Node, Target, need_root, target_options
 from podnet.errors import UserError
 from podnet.state.host import Sysctl
 from podnet.state.nft import Element
-from podnet.state.plan import Plan, plan
+from podnet.state.plan import RANK, plan
+from podnet.state.resource import NodeState
 from podnet.state.text import describe
 
 EXAMPLES = """\b
@@ -89,11 +90,11 @@ def _clean(node: Node, files: list[str], dry_run: bool) -> tuple[list[str], list
     except NoNamespace:
         raise UserError(f"the namespace {node.netns} does not exist: podnet lab down removes what is left") from None
     try:
-        steps = plan({}, dataplane.read({}))
-        listed = [*_described(steps), *files]
+        actual = dataplane.read({})
+        listed = [*_described(actual), *files]
         if dry_run:
             return listed, []
-        outcome = dataplane.apply(steps)
+        outcome = dataplane.apply(plan({}, actual))
     finally:
         dataplane.close()
         if made:
@@ -104,14 +105,12 @@ def _clean(node: Node, files: list[str], dry_run: bool) -> tuple[list[str], list
     return listed, failed
 
 
-def _described(steps: Plan) -> Iterator[str]:
-    """A line for each step; the elements of a table go without saying."""
-    for step in steps.steps:
-        resource = step.resource
-        if isinstance(resource, Element):
-            continue
-        again = isinstance(resource, Sysctl)
-        yield f"{describe(resource).splitlines()[0].removesuffix(' {')}{' (gets its former value)' if again else ''}"
+def _described(actual: NodeState) -> Iterator[str]:
+    """A line for everything there is of ours; the elements of a table go without saying."""
+    for resource in sorted(actual.values(), key=lambda each: (RANK[each.kind], each.key)):
+        if not isinstance(resource, Element):
+            again = " (gets its former value)" if isinstance(resource, Sysctl) else ""
+            yield describe(resource).splitlines()[0].removesuffix(" {") + again
 
 
 def _files(node: Node, everything: bool, alive: bool) -> Iterator[str]:

@@ -85,9 +85,9 @@ def test_dry_run_changes_nothing(podnet: Podnet, kernel: Any, files: list[Path])
     code, out, err = podnet("clean", "--dry-run")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "would remove  route 10.244.2.0/24 dev=podnet.1",
-        "would remove  sysctl net/ipv4/ip_forward value=1 (gets its former value)",
         "would remove  nfttable inet podnet-masquerade",
+        "would remove  sysctl net/ipv4/ip_forward value=1 (gets its former value)",
+        "would remove  route 10.244.2.0/24 dev=podnet.1",
         f"would remove  {files[0]}",
         f"would remove  {files[3]}",
     ]
@@ -99,7 +99,7 @@ def test_clean(podnet: Podnet, kernel: Any, files: list[Path]) -> None:
     made = kernel()
     code, out, _ = podnet("clean")
     assert code == 0
-    assert out.splitlines()[0] == "removed  route 10.244.2.0/24 dev=podnet.1"
+    assert out.splitlines()[0] == "removed  nfttable inet podnet-masquerade"
     assert {step.verb for step in made[0].applied[0].steps} == {"delete"}
     assert len(made[0].applied[0].steps) == len(THERE)
     assert [file.exists() for file in files] == [False, True, True, False]
