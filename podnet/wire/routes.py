@@ -36,7 +36,8 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS, _IFA_PROTOCOL = 1, 2, 4, 8
 
 _ROUTE = Struct("=BBBBBBBBI")  # struct rtmsg
 _DST, _OIF, _GATEWAY, _SOURCE, _TABLE = 1, 4, 5, 7, 15
-_UNICAST = 1
+_UNICAST, _ANY_KIND = 1, 0
+_KINDS = frozenset({_UNICAST, 6, 7, 8, 9})  # blackhole, unreachable, prohibit, throw; not what the kernel makes itself
 _ONLINK = 0x4
 
 _NEIGHBOUR = Struct("=BxxxiHBB")  # struct ndmsg
@@ -102,7 +103,11 @@ def decode_address(body: bytes) -> AddressMessage:
 
 
 class RouteMessage(msgspec.Struct, frozen=True, gc=False):
-    """A unicast route: destination address and prefix length, next hop ("": none), out ifindex (0: let it be found)."""
+    """A route: destination address and prefix length, next hop ("": none), out ifindex (0: let it be found).
+
+    We make unicast routes only. A blackhole or the like is read as a route without next hop and link, so it equals none
+    of ours. Deleting with the scope NOWHERE means whichever route of this protocol is there.
+    """
 
     dst: str
     prefix: int
@@ -142,7 +147,7 @@ def encode_route(message: RouteMessage) -> bytes:
         message.table,
         message.protocol,
         message.scope if family == IPV4 else UNIVERSE,
-        _UNICAST,
+        _ANY_KIND if message.scope == NOWHERE else _UNICAST,
         _ONLINK if message.onlink else 0,
     )
     if message.prefix:
@@ -157,9 +162,9 @@ def encode_route(message: RouteMessage) -> bytes:
 
 
 def decode_route(body: bytes) -> RouteMessage | None:
-    """A route as the kernel describes it; None when it is not an IP unicast route. Raises Malformed."""
+    """A route as the kernel describes it; None when it is no IP route or one of the kernel's own. Raises Malformed."""
     family, prefix, _slen, _tos, table, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
-    if kind != _UNICAST or family not in _ANY:
+    if kind not in _KINDS or family not in _ANY:
         return None
     found = attributes(body, 12)
     dst, gateway, source = found.get(_DST), found.get(_GATEWAY), found.get(_SOURCE)
@@ -167,7 +172,7 @@ def decode_route(body: bytes) -> RouteMessage | None:
         ip_text(dst) if dst else _ANY[family],
         prefix,
         ip_text(gateway) if gateway else "",
-        number(found.get(_OIF)),
+        number(found.get(_OIF)) if kind == _UNICAST else 0,
         ip_text(source) if source else "",
         scope,
         bool(flags & _ONLINK),

@@ -95,9 +95,23 @@ def test_a_large_table_number_is_an_attribute(message: RouteMessage) -> None:
     assert routes.decode_route(body) == msgspec.structs.replace(message, table=1000)
 
 
-@pytest.mark.parametrize(("family", "kind"), [(2, 2), (2, 3), (10, 6), (7, 1), (128, 1)])
-def test_what_is_no_unicast_ip_route_is_none(family: int, kind: int) -> None:
+@pytest.mark.parametrize(("family", "kind"), [(2, 2), (2, 3), (10, 5), (7, 1), (128, 1)])
+def test_what_is_no_ip_route_or_the_kernels_own_is_none(family: int, kind: int) -> None:
     assert routes.decode_route(struct.pack("=BBBBBBBBI", family, 32, 0, 0, 254, 2, 0, kind, 0)) is None
+
+
+@pytest.mark.parametrize("family", [2, 10])
+@pytest.mark.parametrize("kind", [6, 7, 8, 9])
+def test_a_blackhole_and_its_like_lead_nowhere(family: int, kind: int) -> None:
+    """IPv6 shows them on lo."""
+    body = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 254, 2, 0, kind, 0) + attribute(4, struct.pack("=I", 1))
+    assert routes.decode_route(body) == RouteMessage("::" if family == 10 else "0.0.0.0", 0, protocol=2)
+
+
+def test_deleting_takes_a_blackhole_too() -> None:
+    """The eighth byte is the type; 0 is any."""
+    assert routes.delete_route(RouteMessage("10.0.0.0", 8, scope=routes.NOWHERE)).body[7] == 0
+    assert routes.delete_route(RouteMessage("10.0.0.0", 8)).body[7] == 1
 
 
 def test_ipv6_knows_no_scope() -> None:
