@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from podnet.kernel.dataplane import ApplyError, Outcome
 from podnet.state.host import Action
-from podnet.state.links import Link, PodLink, Redirect, Veth
+from podnet.state.links import Link, PodLink, Redirect, Veth, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import Plan, Step
 from podnet.state.resource import LINK_PREFIX, Key, NodeState, Resource
-from podnet.state.routes import Address, Route
+from podnet.state.routes import Address, FdbEntry, Neighbour, Route
 
 State = dict[Key, Resource]
 
@@ -43,7 +43,20 @@ def carry_out(step: Step, state: State) -> None:
     if step.verb != "delete":
         if why := missing(step.resource, state):
             raise Refused(f"{step.verb} {step.resource}: {why}")
-        put(state, step.resource)
+        put(state, merged(step, state))
+
+
+def differences(goal: NodeState, actual: NodeState) -> set[Key]:
+    """Where a kernel is not as wanted; what is not managed may be anything."""
+    return {key for key in {*goal, *actual} if key not in goal or key not in actual or goal[key].changes(actual[key])}
+
+
+def merged(step: Step, state: State) -> Resource:
+    """A change sets the fields it names; a link keeps what nobody manages."""
+    wanted, old = step.resource, state.get(step.resource.key)
+    if step.verb != "change" or not isinstance(wanted, Link | PodLink) or old is None:
+        return wanted
+    return replace(old, **{name: getattr(wanted, name) for name in step.fields})
 
 
 def put(state: State, resource: Resource) -> None:
@@ -113,6 +126,25 @@ def reachable(via: str, route: Route, state: NodeState) -> bool:
         if target in network:
             return True
     return target.version == 6 and target.is_link_local
+
+
+def undelivered(sender: NodeState, to: int, receiver: NodeState) -> str:
+    """Why a packet for a pod of node `to` (of tests/worlds.py) does not arrive between two kernels; "" when it does."""
+    route = sender.get(("Route", "", f"10.244.{to}.0/24"))
+    if not isinstance(route, Route) or route.via is None or route.dev is None:
+        return "no route"
+    if route.dev == "eth0":
+        return "" if route.via == f"192.168.77.{10 + to}" else f"routed to {route.via}"
+    device = sender.get(("Link", "", route.dev))
+    neighbour = sender.get(("Neighbour", "", route.dev, route.via))
+    if not isinstance(device, Vxlan) or not isinstance(neighbour, Neighbour):
+        return f"no device {route.dev}, or no neighbour"
+    entry = sender.get(("FdbEntry", "", route.dev, neighbour.mac))
+    if not isinstance(entry, FdbEntry):
+        return "no forwarding entry"
+    ends = [(each.vni, each.port, each.local, each.mac) for each in receiver.values() if isinstance(each, Vxlan)]
+    packet = (device.vni, device.port, entry.dst, neighbour.mac)
+    return "" if packet in ends else f"{packet} meets {ends}"
 
 
 class Stub:

@@ -20,15 +20,13 @@ from hypothesis import strategies as st
 from podnet.network.backends.vxlan import vtep_mac
 from podnet.network.migration import connect, published, schemes
 from podnet.network.view import view
-from podnet.state.links import Vxlan
-from podnet.state.resource import Key, Resource, state
-from podnet.state.routes import FdbEntry, Neighbour, Route
+from podnet.state.resource import state
+from tests.kernel_stub import State, undelivered
 from tests.worlds import BACKENDS, cluster, config, facts, node
 
 NODES = (1, 2, 3)
 Words = tuple[tuple[str, ...], tuple[str, ...]]
 History = tuple[Words, ...]
-State = dict[Key, Resource]
 
 
 @cache
@@ -142,25 +140,6 @@ class Simulation:
                     assert not why, f"n{a.i} to n{b.i}: {why}"
 
 
-def undelivered(sender: State, to: int, receiver: State) -> str:
-    """Why a packet for a pod of node `to` does not arrive; "" when it does."""
-    route = sender.get(("Route", "", f"10.244.{to}.0/24"))
-    if not isinstance(route, Route) or route.via is None or route.dev is None:
-        return "no route"
-    if route.dev == "eth0":
-        return "" if route.via == f"192.168.77.{10 + to}" else f"routed to {route.via}"
-    device = sender.get(("Link", "", route.dev))
-    neighbour = sender.get(("Neighbour", "", route.dev, route.via))
-    if not isinstance(device, Vxlan) or not isinstance(neighbour, Neighbour):
-        return f"no device {route.dev}, or no neighbour"
-    entry = sender.get(("FdbEntry", "", route.dev, neighbour.mac))
-    if not isinstance(entry, FdbEntry):
-        return "no forwarding entry"
-    ends = [(each.vni, each.port, each.local, each.mac) for each in receiver.values() if isinstance(each, Vxlan)]
-    packet = (device.vni, device.port, entry.dst, neighbour.mac)
-    return "" if packet in ends else f"{packet} meets {ends}"
-
-
 NODE = st.sampled_from(NODES)
 VERBS = ["hear", "told", "look", "apply", "act", "act", "act", "write", "write", "stop", "start"]
 STEP = st.one_of(
@@ -170,7 +149,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(STEP, min_size=40, max_size=80))
 def test_no_interleaving_loses_a_packet_and_all_ends_in_the_wanted_scheme(steps: list[tuple[str | int, ...]]) -> None:
     run(steps)
