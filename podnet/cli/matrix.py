@@ -107,12 +107,17 @@ def _summary(report: Report) -> str:
     pods = [each for each in report.endpoints if each.kind == "pod"]
     families = {is_v6(address) for each in report.endpoints for address in each.addresses}
     over = " and ".join(name for v6, name in ((False, "IPv4"), (True, "IPv6")) if v6 in families)
-    where = f"between {len(pods)} pods and {len(report.endpoints) - len(pods)} nodes, {over}, {report.seconds:.2f} s"
+    what = f"{_number(len(pods), 'pod')} and {_number(len(report.endpoints) - len(pods), 'node')}"
+    where = f"between {what}, {over}, {report.seconds:.2f} s"
     if not report.ok:
         return f"check FAILED: {len(report.failed)} of {report.probes} probes {where}"
     several = sum(len(pod.containers) > 1 for pod in pods)
-    localhost = f"across the containers of {several} pods, within the other {len(pods) - several}"
+    localhost = f"across the containers of {_number(several, 'pod')}, within {_number(len(pods) - several, 'other')}"
     return f"check passed: {report.probes} probes {where};\nfull MTU, no NAT anywhere, localhost {localhost}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def interval(now: Interval, started: float) -> str:

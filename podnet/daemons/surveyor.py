@@ -35,6 +35,9 @@ SYSCTLS = (
 MACHINE_SYSCTLS = ("net/netfilter/nf_conntrack_max", "net/ipv4/neigh/default/gc_thresh3")
 """Limits of the whole machine, which only its first namespace shows."""
 
+ADVERTISED = "9"
+"""Route protocol of what an IPv6 router advertised (RTPROT_RA)."""
+
 PROGRAMS = {"NetworkManager": "NetworkManager", "systemd-network": "systemd-networkd"}
 """comm, which is cut at 15 characters, and the program's name."""
 
@@ -121,6 +124,7 @@ def _links() -> Iterator[Link]:
             driver="" if data.get("info_kind") else _driver(name),
             checksum_offload=_offload(name) if vxlan else None,
             managed=name in managed,
+            advertised=any(a.get("dynamic") and ":" in a.get("local", "") for a in entry.get("addr_info", ())),
         )
 
 
@@ -143,7 +147,8 @@ def _routes() -> Iterator[Route]:
         for entry in _json("ip", "-j", "-N", flag, "route", "show", "table", "main"):
             dst = default if entry["dst"] == "default" else entry["dst"]
             dst = dst if "/" in dst else f"{dst}/{bits}"
-            yield Route(dst, entry.get("dev", ""), str(entry.get("protocol", "")) == ours)
+            protocol = str(entry.get("protocol", ""))
+            yield Route(dst, entry.get("dev", ""), protocol == ours, protocol == ADVERTISED)
 
 
 def _chains() -> Iterator[Chain]:

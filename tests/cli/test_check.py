@@ -34,7 +34,7 @@ def test_a_healthy_machine(podnet: Podnet, agent: Agent) -> None:
     agent()
     code, out, err = podnet("check")
     assert (code, err) == (0, "")
-    assert out.splitlines()[-2].startswith("check passed: 7 probes between 1 pods and 1 nodes, IPv4, ")
+    assert out.splitlines()[-2].startswith("check passed: 7 probes between 1 pod and 1 node, IPv4, ")
     assert "no NAT anywhere" in out
 
 

@@ -77,15 +77,11 @@ def neighbours(survey: Survey) -> Iterator[Finding]:
 
 
 def router_advertisements(survey: Survey) -> Iterator[Finding]:
-    """A node that forwards IPv6 no longer accepts them, unless told to with 2."""
-    uplink = survey.agent.uplink
-    if not any(is_v6(cidr) for cidr in survey.agent.pod_cidrs):
+    """A node that forwards IPv6 no longer accepts them, unless told to with 2; what they gave runs out."""
+    name, uplink = survey.agent.uplink, survey.uplink
+    if survey.sysctls.get(FORWARD[True]) != "1" or survey.sysctls.get(f"net/ipv6/conf/{name}/accept_ra") != "1":
         return
-    if survey.sysctls.get(f"net/ipv6/conf/{uplink}/accept_ra") == "1" and not _static_default(survey):
-        why = "with IPv6 forwarding on, the kernel ignores the router that gave this node its default route"
-        fix = f"sysctl -w net/ipv6/conf/{uplink}/accept_ra=2"
-        yield warning(f"accept_ra of {uplink} is 1 and there is no static IPv6 default route", why, fix)
-
-
-def _static_default(survey: Survey) -> bool:
-    return any(route.dst == "::/0" for route in survey.routes)
+    if (uplink and uplink.advertised) or any(route.advertised and route.dev == name for route in survey.routes):
+        why = "with IPv6 forwarding on, the kernel ignores the router that gave this node its address and default route"
+        fix = f"sysctl -w net/ipv6/conf/{name}/accept_ra=2"
+        yield warning(f"{name} lives on router advertisements and its accept_ra is 1", why, fix)

@@ -24,14 +24,17 @@ class Link(Value, frozen=True):
     checksum_offload: bool | None = None
     managed: bool = False
     """NetworkManager takes care of it."""
+    advertised: bool = False
+    """It has an IPv6 address that a router advertised."""
 
 
 class Route(Value, frozen=True):
-    """A route of the main table; `dst` is a CIDR, `ours` that it bears our mark."""
+    """A route of the main table; `dst` is a CIDR, `ours` that it bears our mark, `advertised` by an IPv6 router."""
 
     dst: str
     dev: str = ""
     ours: bool = False
+    advertised: bool = False
 
 
 class Chain(Value, frozen=True):

@@ -214,9 +214,15 @@ def test_neighbour_table(present: int, pods: int, severity: str | None) -> None:
 
 
 def test_router_advertisements() -> None:
-    survey = change(HEALTHY, routes=(Route("0.0.0.0/0", "eth0"),))
-    one(survey, "router advertisements", "warning", "accept_ra of eth0 is 1", "accept_ra=2")
-    assert found(change(survey, agent=change(AGENT, pod_cidrs=("10.244.1.0/24",))), "router advertisements") == []
+    by_route = change(HEALTHY, routes=(Route("::/0", "eth0", advertised=True),))
+    by_address = change(HEALTHY, links=(change(LINKS[1], advertised=True),))
+    for survey in (by_route, by_address):
+        one(survey, "router advertisements", "warning", "eth0 lives on router advertisements", "accept_ra=2")
+        for name, value in (("net/ipv6/conf/eth0/accept_ra", "2"), ("net/ipv6/conf/all/forwarding", "0")):
+            silent = change(survey, sysctls={**survey.sysctls, name: value})
+            assert found(silent, "router advertisements") == []
+    elsewhere = change(HEALTHY, routes=(Route("::/0", "eth9", advertised=True),))
+    assert found(elsewhere, "router advertisements") == []
 
 
 # -- paths
