@@ -1,0 +1,60 @@
+"""Suite path: what podnet's paths carry between pods of two nodes, against the same paths made by hand.
+
+For each backend there are two clusters of two nodes: one where agents and the CNI executable made the paths, one where
+`ip` did (by_hand.py). Each has one TCP connection, and blocks of data go over the one and the other in turns, until the
+median of the ratios is sure to a hundredth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+from podnet.bench import by_hand, pods
+from podnet.bench.cluster import Cluster, NotReady
+from podnet.bench.figures import Figure, Goal, at_least, figure, ratios, until_sure
+from podnet.bench.stream import Stream
+from podnet.network.backends import BACKENDS
+from podnet.network.view import base_address
+
+NAME = "path"
+ERROR = 0.01
+SECONDS = 60.0
+PATIENCE = 10.0
+GOALS: Mapping[str, Goal] = {"host-gw": at_least(0.95), "vxlan": at_least(0.97)}
+
+
+def suite() -> Iterator[Figure]:
+    """Every figure of the suite; runs in the arena."""
+    for backend in sorted(BACKENDS.keys() & by_hand.OVERHEAD.keys()):
+        ours, other = connect(_pods(backend)), connect(by_hand.build(backend, f"hand-{backend}"))
+        turns = until_sure(ours.rate, other.rate, ERROR, SECONDS, f"TCP over {backend}")
+        ours.close()
+        other.close()
+        yield figure(NAME, f"{backend}, podnet", "Gbit/s", [mine for mine, _ in turns])
+        yield figure(NAME, f"{backend}, by hand", "Gbit/s", [theirs for _, theirs in turns])
+        yield figure(NAME, f"{backend}, podnet to by hand", "ratio", ratios(turns), GOALS[backend])
+
+
+def _pods(backend: str) -> by_hand.Pods:
+    """One pod on each of two nodes, attached by podnet."""
+    cluster = Cluster(f"bench-{backend}", nodes=2, backend=backend)
+    made = []
+    for node in cluster.lab.nodes:
+        pod, chain = pods.make(f"{backend}-{node.name}"), cluster.chain(node)
+        chain.add(pod)
+        made.append((pod.netns, base_address(chain.results[pod.container_id]["ips"][0]["address"])))
+    return tuple(made)
+
+
+def connect(ends: by_hand.Pods) -> Stream:
+    """A stream between two pods, as soon as the nodes have heard of each other. Raises NotReady."""
+    (sender, _), (receiver, address) = ends
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return Stream(sender, receiver, address)
+        except OSError as error:
+            if time.monotonic() > end:
+                raise NotReady(f"no path to {address}: {error}") from None
+            time.sleep(0.1)

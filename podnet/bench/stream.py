@@ -1,0 +1,69 @@
+"""How many bits per second TCP carries between two network namespaces.
+
+Sockets belong to the namespace they were made in, so two threads of this process are sender and receiver, and no
+program has to be started there. Each has a CPU of its own: on veth links the sender's CPU also does all the forwarding,
+so it is the bottleneck, and the rate is a measure of what the path costs. Data goes in blocks that the receiver
+acknowledges, so that two streams can take turns within milliseconds and meet the same weather.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+from podnet.kernel.netns import socket_in
+
+BLOCK = 1 << 20
+PORT = 5201
+PATIENCE = 10.0
+
+
+class Stream:
+    """One TCP connection from a namespace (a path) to another, where `address` is. Raises OSError without a path."""
+
+    def __init__(self, sender: str, receiver: str, address: str) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._data = bytes(BLOCK)
+        with socket_in(receiver, family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address, PORT))
+            listener.listen(1)
+            self._connection = socket_in(sender, family, socket.SOCK_STREAM)
+            self._connection.settimeout(PATIENCE)
+            self._connection.connect((address, PORT))
+            accepted, _ = listener.accept()
+        threading.Thread(target=_receive, args=(accepted,), daemon=True).start()
+        stay_on(0)
+
+    def rate(self) -> float:
+        """Gbit/s of the next block, from its first byte to the acknowledgement of its last. Raises OSError."""
+        start = time.perf_counter()
+        self._connection.sendall(self._data)
+        if not self._connection.recv(1):
+            raise ConnectionResetError("the receiver has gone")
+        return BLOCK * 8 / 1e9 / (time.perf_counter() - start)
+
+    def close(self) -> None:
+        """End the connection; the receiver follows."""
+        self._connection.close()
+
+
+def _receive(connection: socket.socket) -> None:
+    stay_on(1)
+    buffer = bytearray(BLOCK)
+    with connection:
+        while count := connection.recv_into(buffer):
+            while count < BLOCK:
+                more = connection.recv_into(buffer, BLOCK - count)
+                if not more:
+                    return
+                count += more
+            connection.sendall(b".")
+
+
+def stay_on(place: int) -> None:
+    """Keep the calling thread on the first or second CPU, when there is more than one."""
+    available = range(os.cpu_count() or 1)
+    os.sched_setaffinity(0, {available[place % len(available)]})
