@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -119,12 +121,12 @@ class Agent:
         if done is None or unit not in self._units:
             raise _not_ready(self._reason)
         if unit in done.unsettled:
-            held = any(step.resource.key[1] == attachment.netns for step in done.held)
+            held = any(step.resource.key[1].startswith(attachment.netns) for step in done.held)
             message = f"{attachment.netns} is no network namespace" if held else "the kernel refused the pod's network"
             raise CniError(Code.NETNS if held else Code.NOT_APPLIED, message, done.unsettled[unit])
 
     async def detach(self, attachment: Attachment) -> None:
-        """Remove an attachment from the kernel, with every flow it had; nothing to remove is fine. Raises CniError."""
+        """Remove an attachment from the kernel; nothing to remove is fine. Raises CniError."""
         self.attachments.pop(attachment.id, None)
         done = await self._next_pass()
         if done is None:
@@ -132,8 +134,17 @@ class Agent:
         left = [str(error) for error in done.failed if error.verb == "delete"]
         if left:
             raise CniError(Code.TRY_AGAIN, "the pod's network could not be removed", "; ".join(left))
+
+    async def forget(self, attachment: Attachment) -> None:
+        """Remove the flows of an attachment from connection tracking; raises CniError.
+
+        The kernel walks its whole table for that, so it is done beside the thread that reconciles.
+        """
         flows = tuple(forget for address in attachment.addresses for forget in _flows(base_address(address)))
-        await self.in_kernel(lambda: self.reconciler.dataplane.act(flows))
+        try:
+            await asyncio.to_thread(self.reconciler.dataplane.act, flows)
+        except OSError as error:
+            raise CniError(Code.IO, "the pod's flows could not be forgotten", str(error)) from None
 
     async def verify(self, attachment: Attachment) -> tuple[str, ...]:
         """How the kernel differs from what the attachment needs; empty when all is there."""
@@ -187,7 +198,8 @@ class Agent:
         events, self._events = self._events, []
         reason, done = await self._look(), None
         if self.view is not None:
-            self.view = msgspec.structs.replace(self.view, attachments=tuple(self.attachments.values()))
+            pods = tuple(map(self._present, self.attachments.values()))
+            self.view = msgspec.structs.replace(self.view, attachments=pods)
             done = await self._reconcile(self.view, events)
             reason = reason or _unsettled(done)
         self._reason = reason
@@ -197,6 +209,14 @@ class Agent:
                 waiter.set_result(done)
         self._applied(self.view if reason is None else None, reason)
         return done
+
+    @staticmethod
+    def _present(attachment: Attachment) -> Attachment:
+        """An attachment whose namespace's path leads to another namespace by now must not be carried in there."""
+        with suppress(OSError):
+            if attachment.inode and os.stat(attachment.netns).st_ino != attachment.inode:
+                return msgspec.structs.replace(attachment, netns=f"{attachment.netns} (of before)")
+        return attachment
 
     async def _look(self) -> str | None:
         """Take the newest cluster and facts into `view`, or say why that can't be done and keep the last one."""
@@ -255,7 +275,7 @@ def _not_ready(reason: str | None) -> CniError:
 
 
 def _flows(pod: str) -> tuple[ForgetFlows, ...]:
-    return ForgetFlows(source=pod), ForgetFlows(destination=pod), ForgetFlows(answered_by=pod)
+    return ForgetFlows(source=pod), ForgetFlows(answered_by=pod)
 
 
 def _unsettled(done: Pass) -> str | None:

@@ -45,10 +45,12 @@ class Taken(Exception):
 
 
 def claims(attachment: Attachment) -> Iterator[Claim]:
-    """What only one attachment of the node can have."""
+    """What only one attachment of the node can have; an ended one keeps its addresses for a moment."""
+    yield from (("address", base_address(address)) for address in attachment.addresses)
+    if attachment.ended:
+        return
     yield ("attachment", *attachment.id)
     yield ("interface", attachment.netns, attachment.ifname)
-    yield from (("address", base_address(address)) for address in attachment.addresses)
     yield from (("host port", port.protocol, str(port.host_port), port.host_ip) for port in attachment.ports)
 
 
@@ -72,9 +74,11 @@ class Attachments:
         self._db = opened.db
         self._lock = opened.lock
         self._last = dict(opened.last)
-        self._records = {record.id: record for record in opened.records}
+        self._records = {record.id: record for record in opened.records if not record.ended}
         self._held = {claim: record for record in opened.records for claim in claims(record)}
-        self._all = tuple(opened.records)
+        self._all = tuple(self._records.values())
+        self.ended = tuple(record for record in opened.records if record.ended)
+        """Those whose end an earlier agent did not finish: forget their flows, then `remove` them."""
         self._thread = ThreadPoolExecutor(1, "attachments")
         self._pending: list[tuple[Sequence[Statement], Callable[[bool], None], asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -131,15 +135,32 @@ class Attachments:
         await self._write(file.insert(attachment, sets, moved), settle)
         return attachment
 
-    async def remove(self, attachment: Attachment) -> None:
-        """Forget a record, whose addresses may be given again as soon as that is durable; raises StoreFailed."""
+    async def end(self, attachment: Attachment) -> Attachment:
+        """Record that an attachment is over, except for its addresses, which nobody gets before `remove`.
+
+        Raises StoreFailed.
+        """
+        ended = msgspec.structs.replace(attachment, ended=True)
 
         def settle(written: bool) -> None:
             if written:
                 self._set(attachment.id, None)
                 self._release(attachment)
+                self._held |= dict.fromkeys(claims(ended), ended)
 
-        if self._records.get(attachment.id) is attachment:
+        await self._write(file.update(ended), settle)
+        return ended
+
+    async def remove(self, attachment: Attachment) -> None:
+        """Forget a record, whose addresses may be given again as soon as that is durable; raises StoreFailed."""
+
+        def settle(written: bool) -> None:
+            if written:
+                if not attachment.ended:
+                    self._set(attachment.id, None)
+                self._release(attachment)
+
+        if attachment.ended or self._records.get(attachment.id) is attachment:
             await self._write(file.delete(attachment), settle)
 
     async def close(self) -> None:

@@ -29,7 +29,8 @@ CREATE TABLE address (address TEXT PRIMARY KEY, container_id TEXT NOT NULL, ifna
 CREATE TABLE range (label TEXT PRIMARY KEY, last TEXT, total TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""The last one: a table or column of the schema is not there."""
 
 Statement = tuple[str, tuple[str | bytes | int | None, ...]]
 
@@ -74,6 +75,13 @@ def insert(
 def _row(attachment: Attachment) -> tuple[str, str, bytes, int]:
     record = msgspec.json.encode(attachment)
     return (*attachment.id, record, crc32(record))
+
+
+def update(attachment: Attachment) -> list[Statement]:
+    """What records a change of an attachment that leaves its addresses as they are."""
+    *identity, record, checksum = _row(attachment)
+    changed = "UPDATE attachment SET record = ?, checksum = ? WHERE container_id = ? AND ifname = ?"
+    return [(changed, (record, checksum, *identity))]
 
 
 def delete(attachment: Attachment) -> list[Statement]:

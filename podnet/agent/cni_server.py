@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -54,14 +54,20 @@ class PodNetwork(Protocol):
         """Bring a recorded attachment into the kernel and wait for it; raises CniError."""
 
     async def detach(self, attachment: Attachment) -> None:
-        """Take it out of the kernel, its flows included; nothing to remove is fine. Raises CniError."""
+        """Take it out of the kernel; nothing to remove is fine. Raises CniError."""
+
+    async def forget(self, attachment: Attachment) -> None:
+        """Remove what flows its addresses had from connection tracking. Raises CniError."""
 
     async def verify(self, attachment: Attachment) -> tuple[str, ...]:
         """How the kernel differs from what the attachment needs; empty when all is there."""
 
 
-def check_netns(path: str, own_allowed: bool) -> None:
-    """Refuse what is no namespace, and the agent's own: a pod's routes there would cut off the node. CniError 8."""
+def check_netns(path: str, own_allowed: bool) -> int:
+    """The inode of a namespace. Refuses what is none, and the agent's own: a pod's routes there would cut off the node.
+
+    Raises CniError 8.
+    """
     own = os.stat("/proc/self/ns/net")
     try:
         found = os.stat(path)
@@ -71,6 +77,7 @@ def check_netns(path: str, own_allowed: bool) -> None:
         raise CniError(Code.NETNS, f"{path} is no network namespace")
     if found.st_ino == own.st_ino and not own_allowed:
         raise CniError(Code.NETNS, f"{path} is the node's own network namespace")
+    return found.st_ino
 
 
 class CniServer:
@@ -83,7 +90,7 @@ class CniServer:
         network: PodNetwork,
         observe: Observe = lambda command, code, seconds: None,
         seconds: float = ADD_SECONDS,
-        inspect: Callable[[str, bool], None] = check_netns,
+        inspect: Callable[[str, bool], int] = check_netns,
     ) -> None:
         self._store = store
         self._network = network
@@ -93,6 +100,7 @@ class CniServer:
         self._server = UnixServer(path, self.answer)
         self._locks: WeakValueDictionary[Id, asyncio.Lock] = WeakValueDictionary()
         self._adding: set[asyncio.Task[bytes]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._memo: Memo = {}
         self._commands: dict[str, Callable[[Request], Awaitable[bytes]]] = {
             "ADD": self._add,
@@ -104,14 +112,22 @@ class CniServer:
         }
 
     async def start(self) -> None:
-        """Listen; raises UserError when the socket can't be made."""
+        """Listen, and finish what an earlier agent left; raises UserError when the socket can't be made."""
         await self._server.start()
+        for attachment in self._store.ended:
+            self._in_background(self._finish_later(attachment))
 
     async def close(self) -> None:
         """Accept no more calls, finish those under way."""
         await self._server.close()
         if self._adding:
             await asyncio.wait(self._adding)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until whatever DEL has answered for is finished, and the addresses can be given again."""
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     async def answer(self, frame: bytes) -> bytes:
         """The answer to one call: exit code byte and stdout. Whatever is wrong with it becomes a CNI error document."""
@@ -162,8 +178,13 @@ class CniServer:
             await self._forget(holder)
 
     async def _record(self, draft: Attachment, request: Request, view: NodeView) -> Attachment:
+        sets = range_sets(request.config, view.me.pod_cidrs)
         try:
-            return await self._store.add(draft, range_sets(request.config, view.me.pod_cidrs), request.ips)
+            try:
+                return await self._store.add(draft, sets, request.ips)
+            except (ranges.Exhausted, ranges.AddressTaken):
+                await self.settled()
+                return await self._store.add(draft, sets, request.ips)
         except ranges.Exhausted as error:
             raise CniError(Code.EXHAUSTED, str(error), "remove pods, or give the node a larger podCIDR") from None
         except ranges.AddressTaken as error:
@@ -204,11 +225,44 @@ class CniServer:
 
     async def _delete(self, request: Request) -> bytes:
         """Whatever is not there any more is fine: DEL may come twice, late, and without a namespace."""
-        async with self._locked(request.id):
-            attachment = self._store.get(request.id)
-            if attachment and attachment.network == request.config.name:
-                await self._undo(attachment)
-        return b""
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._in_background(self._end(request, answer))
+        return await answer
+
+    async def _end(self, request: Request, answer: asyncio.Future[bytes]) -> None:
+        """The answer is given when the pod's network is gone and that is on record; its flows, which take the kernel
+        long to find, go next, and last its addresses, which nobody gets before."""
+        try:
+            async with self._locked(request.id):
+                attachment = self._store.get(request.id)
+                if attachment is None or attachment.network != request.config.name:
+                    answer.set_result(b"")
+                    return
+                await self._network.detach(attachment)
+                ended = await self._store.end(attachment)
+                answer.set_result(b"")
+                await self._finish(ended)
+        except (CniError, StoreFailed) as error:
+            if answer.done():
+                log.warning("%s: its flows stay until the agent restarts: %s", "/".join(request.id), error)
+            else:
+                answer.set_exception(error if isinstance(error, CniError) else CniError(Code.IO, str(error)))
+
+    async def _finish(self, ended: Attachment) -> None:
+        await self._network.forget(ended)
+        await self._store.remove(ended)
+
+    async def _finish_later(self, ended: Attachment) -> None:
+        try:
+            async with self._locked(ended.id):
+                await self._finish(ended)
+        except (CniError, StoreFailed) as error:
+            log.warning("%s: its flows stay until the agent restarts: %s", "/".join(ended.id), error)
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _check(self, request: Request) -> bytes:
         self._ready(Code.TRY_AGAIN)
@@ -273,6 +327,7 @@ class CniServer:
     async def _undo(self, attachment: Attachment) -> None:
         """Kernel first, record last: until the kernel is clean, nobody else gets the address."""
         await self._network.detach(attachment)
+        await self._network.forget(attachment)
         try:
             await self._store.remove(attachment)
         except StoreFailed as error:

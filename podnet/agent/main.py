@@ -20,6 +20,7 @@ from podnet import __version__
 from podnet.agent import metrics
 from podnet.agent.agent import Agent
 from podnet.agent.attachments import Attachments
+from podnet.agent.attachments_file import boot_id
 from podnet.agent.cni_server import CniServer
 from podnet.agent.conflist import Conflist
 from podnet.agent.publish import Publisher
@@ -87,7 +88,7 @@ async def _main(
     loop = asyncio.get_running_loop()
     kernel = ThreadPoolExecutor(1, "kernel")
     dataplane = await loop.run_in_executor(kernel, KernelDataplane, state_dir)
-    store = await Attachments.open(state_dir, _boot_id())
+    store = await Attachments.open(state_dir, boot_id())
     async with Api(credentials) as api:
         informers = Informers(api, WATCHES, pace=Pace(cap=8))
         publisher = Publisher(api, node)
@@ -159,7 +160,3 @@ def _facts(node: str, me: NodeInfo) -> LocalFacts | str:
         wanted = " or ".join(me.addresses) or "an InternalIP"
         return f"no link of this node carries {wanted}; is Node/{node} another machine?"
     return LocalFacts(node, found.name, found.mtu, found.prefixes)
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -61,7 +61,8 @@ class Attachment(Value, frozen=True):
 
     `addresses` are ip/prefix, at most one per family, as allocated; `netns` is the path of the pod's namespace;
     `network` the CNI network's name; `mode` "bridge" or "ptp"; `pod` is namespace/name for people, "" when unknown;
-    `default_route` is false for a second interface in the same namespace.
+    `default_route` is false for a second interface in the same namespace; `inode` tells the namespace from a later one
+    at the same path (0: unknown); `ended`: DEL was answered, only its flows and then its addresses are to be given up.
     """
 
     container_id: str
@@ -77,6 +78,8 @@ class Attachment(Value, frozen=True):
     bandwidth: Bandwidth | None = None
     boot_id: str = ""
     default_route: bool = True
+    inode: int = 0
+    ended: bool = False
 
     @property
     def id(self) -> tuple[str, str]:

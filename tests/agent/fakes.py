@@ -52,6 +52,10 @@ class FakeNetwork:
         if self.attach_error:
             raise self.attach_error
 
+    async def forget(self, attachment: Attachment) -> None:
+        self.calls.append(f"forget {attachment.container_id}")
+        await self._pause()
+
     async def detach(self, attachment: Attachment) -> None:
         self.calls.append(f"detach {attachment.container_id}")
         await self._pause()

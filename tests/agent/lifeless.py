@@ -32,6 +32,9 @@ class Files(FakeNetwork):
         os.close(os.open(self.path(attachment), os.O_CREAT | os.O_EXCL))
         await asyncio.sleep(0)
 
+    async def forget(self, attachment: Attachment) -> None:
+        """It has no flows."""
+
     async def detach(self, attachment: Attachment) -> None:
         await asyncio.sleep(0)
         with suppress(FileNotFoundError):
@@ -42,7 +45,7 @@ class Files(FakeNetwork):
 async def serve(folder: str) -> CniServer:
     store = await Attachments.open(os.path.join(folder, "state"), "boot", lambda netns: True)
     network = Files(os.path.join(folder, "kernel"))
-    return CniServer("/unused", store, network, inspect=lambda netns, own: None)
+    return CniServer("/unused", store, network, inspect=lambda netns, own: 0)
 
 
 async def main(folder: str, seed: str) -> None:

@@ -42,6 +42,9 @@ class Unreliable(FakeNetwork):
         await super().attach(attachment)
         self.sometimes("the kernel refused")
 
+    async def forget(self, attachment: Attachment) -> None:
+        await asyncio.sleep(0)
+
     async def detach(self, attachment: Attachment) -> None:
         self.sometimes("the kernel is busy")
         await super().detach(attachment)
@@ -57,7 +60,7 @@ class World:
     def __init__(self, store: Attachments, seed: int, seconds: float) -> None:
         self.store = store
         self.network = Unreliable(random.Random(seed))
-        self.server = CniServer("/unused", store, self.network, seconds=seconds, inspect=lambda netns, own: None)
+        self.server = CniServer("/unused", store, self.network, seconds=seconds, inspect=lambda netns, own: 0)
 
     async def call(self, command: str, name: str, config: Any = None) -> Answer:
         variables = {"CONTAINERID": name, "NETNS": f"/run/netns/{name}"}

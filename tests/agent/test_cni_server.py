@@ -48,7 +48,7 @@ async def server(
         store,
         network,
         observe=lambda command, code, seconds: seen.append((command, code)),
-        inspect=lambda netns, own_allowed: None,
+        inspect=lambda netns, own_allowed: 0,
     )
     yield made
     await made.close()
@@ -61,12 +61,14 @@ def impatient(server: CniServer) -> None:
 
 
 @pytest.fixture
-def call(server: CniServer) -> Call:
+def call(server: CniServer, network: FakeNetwork) -> Call:
     """Calls the server: call("ADD", "a", {config}, IFNAME=...)."""
 
     async def call(command: str, name: str = "a", config: Any = None, **env: str | None) -> Answer:
         variables = {"CONTAINERID": name, "NETNS": f"/run/netns/{name}"} | env
         answer = await server.answer(frame(config, COMMAND=command, **variables))
+        if command == "DEL" and not network.hang:
+            await server.settled()
         return Answer(answer[0], answer[1:])
 
     return call
@@ -106,7 +108,7 @@ async def test_the_record_is_written_before_the_kernel_and_removed_after_it(
     network._pause = look
     await call("ADD")
     await call("DEL")
-    assert at_attach == [1, 1]
+    assert at_attach == [1, 1, 0]
 
 
 async def test_settings_of_the_cluster_and_of_the_call(call: Call, store: Attachments, network: FakeNetwork) -> None:
@@ -245,7 +247,7 @@ async def test_a_call_for_the_same_interface_waits(call: Call, network: FakeNetw
     assert not deleting.done()
     network.hang.set()
     assert ((await adding).exit, (await deleting).exit) == (0, 0)
-    assert network.calls == ["attach a", "detach a"]
+    assert network.calls == ["attach a", "detach a", "forget a"]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -367,7 +369,7 @@ async def test_del_twice_at_once(call: Call, store: Attachments, network: FakeNe
     await call("ADD")
     assert [answer.exit for answer in await asyncio.gather(call("DEL"), call("DEL"), call("DEL"))] == [0, 0, 0]
     assert clean(store, network)
-    assert network.calls == ["attach a", "detach a"]
+    assert network.calls == ["attach a", "detach a", "forget a"]
 
 
 async def test_del_of_another_network_is_none_of_this_one(call: Call, store: Attachments) -> None:

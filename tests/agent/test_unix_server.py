@@ -161,7 +161,7 @@ async def through_the_shim(folder: Path) -> None:
     path = folder / "cni.sock"
     store = await Attachments.open(str(folder / "state"), "boot")
     network = FakeNetwork()
-    server = CniServer(str(path), store, network, inspect=lambda netns, own: None)
+    server = CniServer(str(path), store, network, inspect=lambda netns, own: 0)
     await server.start()
     assert (await shim(path, "ADD", "a")).address == "10.244.1.2"
     assert (await shim(path, "ADD", "a")).code == 103
