@@ -205,7 +205,10 @@ class FakeDataplane:
             raise Absent
 
     def _reaches(self, netns: str, hop: str) -> bool:
-        """Whether a next hop is in the network of an address, or is itself reached by a route without one."""
+        """Whether a next hop is in the network of an address, or is itself reached by a route without one; each link
+        leads to IPv6's link-local addresses by itself."""
+        if ip_address(hop).version == 6 and ip_address(hop).is_link_local:
+            return True
         here = [resource for resource in self.holds.values() if resource.key[1] == netns]
         networks = [address.address for address in here if isinstance(address, Address)]
         networks += [route.dst for route in here if isinstance(route, Route) and not route.via]
