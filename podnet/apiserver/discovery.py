@@ -26,6 +26,11 @@ _SUBRESOURCES: Mapping[str, tuple[list[str], str]] = {
     "binding": (["create"], "Binding"),
     "log": (["get"], ""),
 }
+# kubectl before 1.30 insists on this older document, and only as protobuf, before it creates or applies a file. It says
+# {swagger: "2.0", info: {title: "podnet"}}: with no paths kubectl leaves validation to the server.
+OPENAPI_V2_ACCEPT = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+OPENAPI_V2_TYPE = OPENAPI_V2_ACCEPT.replace("@", ".")  # as upstream answers: an @ is no part of a media type
+OPENAPI_V2 = b"\x0a\x032.0\x12\x08\x0a\x06podnet"
 MERGE_PATCHES = ("application/json-patch+json", "application/merge-patch+json")
 STRATEGIC = "application/strategic-merge-patch+json"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.connector import Connection
 
 from podnet.apiserver.registry import Registry
 from podnet.apiserver.status import ApiError, Document, bad_request
@@ -20,6 +21,18 @@ from podnet.objects.kinds import NODES, PODS
 
 OPTIONS = ("follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes")
 _CONNECT_SECONDS = 5.0
+
+
+class _Answer(aiohttp.ClientResponse):
+    """An answer that remembers who gave it; a short one has lost its connection by the time it is looked at."""
+
+    peer = ""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Called by aiohttp when the request was sent."""
+        if connection.transport is not None:
+            self.peer = _common_name(connection.transport.get_extra_info("peercert"))
+        return await super().start(connection)
 
 
 class LogProxy:
@@ -58,10 +71,11 @@ class LogProxy:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS)
             connector = aiohttp.TCPConnector(ssl=self._context, force_close=True)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=timeout, auto_decompress=False, response_class=_Answer
+            )
         async with self._session.get(url, params=query) as answer:
-            transport = answer.connection.transport if answer.connection else None
-            if transport is not None and _common_name(transport.get_extra_info("peercert")) != f"system:node:{node}":
+            if not isinstance(answer, _Answer) or answer.peer != f"system:node:{node}":
                 raise ApiError(500, "InternalError", f"{url} is not the kubelet of node {node}")
             if answer.status != 200:
                 text = (await answer.content.read(4096)).decode(errors="replace").strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -69,7 +70,7 @@ def command(**options: object) -> None:
     if causes:
         raise UserError(f"{causes[0].field}: {causes[0].message}")
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(sock) for sock in _sockets(chosen)]
+        sockets = _sockets(chosen, stack)
         _open_data_dir(chosen.data_dir, stack)
         try:
             uvloop.run(_serve(chosen, sockets))
@@ -77,28 +78,29 @@ def command(**options: object) -> None:
             raise UserError(f"{chosen.data_dir}/podnet.db cannot be used: {error}; restore a backup") from None
 
 
-def _sockets(options: Options) -> list[socket.socket]:
+def _sockets(options: Options, stack: contextlib.ExitStack) -> list[socket.socket]:
     sockets = []
     for number in options.listen_fd:
         try:
-            sockets.append(socket.socket(fileno=number))
+            sockets.append(stack.enter_context(socket.socket(fileno=number)))
         except OSError as error:
             raise UserError(f"--listen-fd {number} is no open socket: {error.strerror}") from None
     wanted = options.listen or (() if sockets else ("127.0.0.1:6443",))
-    return sockets + [_bind(address) for address in wanted]
+    return sockets + [_bind(address, stack) for address in wanted]
 
 
-def _bind(text: str) -> socket.socket:
+def _bind(text: str, stack: contextlib.ExitStack) -> socket.socket:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise UserError(f"--listen {text!r}: write ADDRESS:PORT, such as 127.0.0.1:6443 or [::1]:6443")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind)
+        sock = stack.enter_context(socket.socket(family, kind))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as error:
-        advice = "stop what uses it or choose another port" if error.errno else "give an address of this machine"
+        taken = error.errno == errno.EADDRINUSE
+        advice = "stop what uses it or choose another port" if taken else "give an address of this machine"
         raise UserError(f"cannot listen on {text}: {error.strerror}; {advice}") from None
     return sock
 

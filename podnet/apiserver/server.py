@@ -81,6 +81,8 @@ class Server:
                 version = min(offers)[1]
                 kind = f"application/json;{_AGGREGATED[version]}as=APIGroupDiscoveryList"
                 return _document(discovery.aggregated(path == "/api", version), headers={"Content-Type": kind})
+        if path == "/openapi/v2" and discovery.OPENAPI_V2_ACCEPT in accept:
+            return web.Response(body=discovery.OPENAPI_V2, headers={"Content-Type": discovery.OPENAPI_V2_TYPE})
         body = self._fixed.get(path)
         if body is None:
             return web.Response(text="404 page not found\n", status=404)

@@ -111,8 +111,11 @@ async def api() -> AsyncIterator[Api]:
 
 
 async def until(condition: Any, seconds: float = 5.0) -> Any:
-    """The first true answer of an async condition."""
-    async with asyncio.timeout(seconds):
-        while not (found := await condition()):
-            await asyncio.sleep(0.01)
-        return found
+    """The first true answer of an async condition; its own end after `seconds`."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    found = await condition()
+    while not found and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.01)
+        found = await condition()
+    assert found, f"{condition} did not come true in {seconds} s"
+    return found

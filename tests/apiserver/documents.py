@@ -18,9 +18,8 @@ def meta(name: str, namespace: str = "default", **more: Any) -> Document:
 
 def pod(name: str = "web", namespace: str = "default", **spec: Any) -> Document:
     container = {"name": "main", "image": "nginx:1", "ports": [{"containerPort": 80, "name": "http"}]}
-    return {
-        "apiVersion": "v1", "kind": "Pod", "metadata": meta(name, namespace), "spec": {"containers": [container], **spec},
-    }  # fmt: skip
+    complete = {"containers": [container], **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta(name, namespace), "spec": complete}
 
 
 def node(name: str = "n1", ready: bool = True, **spec: Any) -> Document:
@@ -72,16 +71,16 @@ def endpoint_slice(name: str = "web-1", **fields: Any) -> Document:
 
 
 def network_config(**spec: Any) -> Document:
-    base = {"podCIDRs": ["10.244.0.0/16"], "backend": {"type": "vxlan"}}
-    return {
-        "apiVersion": "podnet.dev/v1", "kind": "NetworkConfig", "metadata": meta("default", ""), "spec": {**base, **spec},
-    }  # fmt: skip
+    complete = {"podCIDRs": ["10.244.0.0/16"], "backend": {"type": "vxlan"}, **spec}
+    metadata = meta("default", "")
+    return {"apiVersion": "podnet.dev/v1", "kind": "NetworkConfig", "metadata": metadata, "spec": complete}
 
 
 def at(document: Document, path: str, value: Any) -> Document:
     """A copy with the field at `path` (dots and numbers) set to `value`."""
     changed = copy.deepcopy(document)
-    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    parents: list[Any] = [int(part) if part.isdigit() else part for part in path.split(".")]
+    last = parents.pop()
     place: Any = changed
     for part in parents:
         place = place[part] if isinstance(place, list) else place.setdefault(part, {})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -38,18 +40,12 @@ def delete(old: Document, **options: Any) -> Any:
     return lifecycle.deleted(kind_of(old), copy.deepcopy(old), DeleteOptions(**options), NOW)
 
 
-def refused(code: int, reason: str) -> Any:
-    class Matcher:
-        def __enter__(self) -> None:
-            self.inner = pytest.raises(ApiError)
-            self.caught = self.inner.__enter__()
-
-        def __exit__(self, *error: Any) -> Any:
-            result = self.inner.__exit__(*error)
-            assert (self.caught.value.code, self.caught.value.reason) == (code, reason)
-            return result
-
-    return Matcher()
+@contextmanager
+def refused(code: int, reason: str) -> Iterator[None]:
+    """The block ends in this refusal."""
+    with pytest.raises(ApiError) as caught:
+        yield
+    assert (caught.value.code, caught.value.reason) == (code, reason)
 
 
 def test_identity_is_checked_and_completed() -> None:
@@ -103,7 +99,7 @@ def test_a_wrong_object_is_refused_with_all_its_causes() -> None:
     assert caught.value.code == 422
     assert caught.value.details is not None
     assert [cause["field"] for cause in caught.value.details["causes"]] == ["metadata.name", "spec.restartPolicy"]
-    with pytest.raises(ApiError, match='Pod "" is invalid: metadata.name: Invalid value'):
+    with pytest.raises(ApiError, match=r'Pod "" is invalid: metadata\.name: Invalid value'):
         born(at(make.pod(), "metadata.name", 5))
 
 
@@ -266,6 +262,7 @@ def test_binding() -> None:
         lifecycle.bound(PODS, pod, "n1", NOW)
 
 
+PROBED = at(make.pod(), "spec.containers.0.readinessProbe", {"httpGet": {"port": 80}})
 DEFAULTED = [
     (make.pod(), "spec.restartPolicy", "Always"),
     (make.pod(), "spec.dnsPolicy", "ClusterFirst"),
@@ -276,11 +273,11 @@ DEFAULTED = [
     (at(make.pod(), "spec.containers.0.image", "nginx@sha256:0"), "spec.containers.0.imagePullPolicy", "IfNotPresent"),
     (make.pod(), "spec.containers.0.ports.0.protocol", "TCP"),
     (make.pod(hostNetwork=True), "spec.containers.0.ports.0.hostPort", 80),
-    (at(make.pod(), "spec.containers.0.readinessProbe", {"httpGet": {"port": 80}}), "spec.containers.0.readinessProbe.periodSeconds", 10),
-    (at(make.pod(), "spec.containers.0.readinessProbe", {"httpGet": {"port": 80}}), "spec.containers.0.readinessProbe.httpGet.path", "/"),
+    (PROBED, "spec.containers.0.readinessProbe.periodSeconds", 10),
+    (PROBED, "spec.containers.0.readinessProbe.httpGet.path", "/"),
     (make.pod(), "status.qosClass", "BestEffort"),
     (at(make.pod(), "spec.containers.0.resources", {"requests": {"cpu": "1"}}), "status.qosClass", "Burstable"),
-    (at(make.pod(), "spec.containers.0.resources", {"limits": {"cpu": "1", "memory": "1"}}), "status.qosClass", "Guaranteed"),
+    (at(make.pod(), "spec.containers.0.resources.limits", {"cpu": 1, "memory": 1}), "status.qosClass", "Guaranteed"),
     (make.service(), "spec.type", "ClusterIP"),
     (make.service(), "spec.ports.0.targetPort", 80),
     (make.service(type="NodePort"), "spec.externalTrafficPolicy", "Cluster"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -136,15 +135,18 @@ def test_damage_is_a_bad_request(data: bytes, words: str) -> None:
 KINDS = st.sampled_from(["Namespace", "ConfigMap", "Secret", "Service", "DeleteOptions"])
 
 
+def answer(data: bytes) -> object:
+    """The type of what a body decodes to, or the code with which it is refused."""
+    try:
+        return type(decode(data))
+    except ApiError as error:
+        return error.code
+
+
 @given(KINDS, st.binary(max_size=200))
 def test_no_body_breaks_the_decoder(kind: str, raw: bytes) -> None:
     for data in (MAGIC + raw, body(kind, raw)):
-        try:
-            document: Any = decode(data)
-        except ApiError as error:
-            assert error.code == 400
-        else:
-            assert isinstance(document, dict)
+        assert answer(data) in (dict, 400)
 
 
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=5))

@@ -9,6 +9,8 @@ from podnet.apiserver.status import Cause
 from podnet.apiserver.validation import rules
 from podnet.objects.kinds import LEASES, PODS
 
+NOT_ALLOWED = "the server does not allow this method on the requested resource"
+
 
 @pytest.mark.parametrize(
     ("error", "code", "reason", "message"),
@@ -16,23 +18,21 @@ from podnet.objects.kinds import LEASES, PODS
         (status.not_found(PODS, "a"), 404, "NotFound", 'pods "a" not found'),
         (status.not_found(LEASES, "a"), 404, "NotFound", 'leases.coordination.k8s.io "a" not found'),
         (status.already_exists(PODS, "a"), 409, "AlreadyExists", 'pods "a" already exists'),
-        (
-            status.conflict(PODS, "a"), 409, "Conflict",
-            'Operation cannot be fulfilled on pods "a": the object has been modified; '
-            "please apply your changes to the latest version and try again",
-        ),
+        (status.conflict(PODS, "a"), 409, "Conflict", f'Operation cannot be fulfilled on pods "a": {status.MODIFIED}'),
         (status.forbidden(PODS, "a", "no"), 403, "Forbidden", 'pods "a" is forbidden: no'),
         (status.bad_request("no"), 400, "BadRequest", "no"),
         (status.unprocessable("no"), 422, "Invalid", "no"),
         (status.expired("no"), 410, "Expired", "no"),
-        (status.method_not_allowed(), 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"),
+        (status.method_not_allowed(), 405, "MethodNotAllowed", NOT_ALLOWED),
         (status.too_large_revision(9, 3), 504, "Timeout", "Timeout: Too large resource version: 9, current: 3"),
         (
-            status.unsupported_media_type(["a/b", "c/d"]), 415, "UnsupportedMediaType",
+            status.unsupported_media_type(["a/b", "c/d"]),
+            415,
+            "UnsupportedMediaType",
             "the body of the request was in an unknown format - accepted media types include: a/b, c/d",
         ),
     ],
-)  # fmt: skip
+)
 def test_errors(error: status.ApiError, code: int, reason: str, message: str) -> None:
     document = error.status()
     assert (document["kind"], document["apiVersion"], document["status"]) == ("Status", "v1", "Failure")
@@ -54,12 +54,13 @@ def test_one_cause_and_several() -> None:
     both = status.invalid(PODS, "x", [one, two]).status()
     assert both["message"] == 'Pod "x" is invalid: [spec.a: Required value, spec.b: Invalid value: 5: no]'
     assert both["details"] == {
-        "name": "x", "kind": "Pod",
+        "name": "x",
+        "kind": "Pod",
         "causes": [
             {"reason": "FieldValueRequired", "field": "spec.a", "message": "Required value"},
             {"reason": "FieldValueInvalid", "field": "spec.b", "message": "Invalid value: 5: no"},
         ],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ async def main():
     async def writer(number):
         for count in range(10**9):
             name = f"{number}-{count % 7}"
-            record = await store.change(Key("pods", "default", name), lambda _: {"metadata": {"name": name}, "count": count})
+            key = Key("pods", "default", name)
+            record = await store.change(key, lambda _: {"metadata": {"name": name}, "count": count})
             os.write(1, f"{name} {count} {record.revision}\\n".encode())
     await asyncio.gather(*map(writer, range(4)))
 
@@ -49,8 +50,8 @@ def test_acknowledged_writes_survive_a_kill(tmp_path: Path, round_: int) -> None
             text = (first + process.stdout.read()).decode()
         for line in text.splitlines(keepends=True):
             if line.endswith("\n"):
-                name, count, revision = line.split()
-                acknowledged[name] = (int(count), int(revision))
+                name, *numbers = line.split()
+                acknowledged[name] = (int(numbers[0]), int(numbers[1]))
         database = Database(path)
         newest, objects, changes = database.load()
         for name, (count, revision) in acknowledged.items():

@@ -51,7 +51,12 @@ CASES = [
     (
         "the order the client wants",
         pod(A, B, C),
-        {"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "a"}, {"name": "b"}], "containers": [{"name": "b", "image": "b:2"}]}},
+        {
+            "spec": {
+                "$setElementOrder/containers": [{"name": "c"}, {"name": "a"}, {"name": "b"}],
+                "containers": [{"name": "b", "image": "b:2"}],
+            }
+        },
         pod(C, A, {"name": "b", "image": "b:2"}),
     ),
     (
@@ -78,7 +83,12 @@ CASES = [
         {"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"], "$setElementOrder/finalizers": ["c", "a"]}},
         {"metadata": {"finalizers": ["c", "a"]}},
     ),
-    ("nothing to delete from", {"metadata": {}}, {"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"]}}, {"metadata": {}}),
+    (
+        "nothing to delete from",
+        {"metadata": {}},
+        {"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"]}},
+        {"metadata": {}},
+    ),
     ("nothing to order", {"spec": {}}, {"spec": {"$setElementOrder/containers": [{"name": "a"}]}}, {"spec": {}}),
     (
         "a new subtree keeps no directive",
@@ -92,7 +102,7 @@ CASES = [
         {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}},
         {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}, {"type": "Disk", "status": "False"}]}},
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -165,11 +175,14 @@ PATCHES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+def outcome(patch: Any) -> object:
+    """The code with which a patch is refused, or the directives that it left behind."""
+    try:
+        return directives(strategic_merge(pod(dict(A), dict(B)), patch))
+    except ApiError as error:
+        return error.code
+
+
 @given(st.dictionaries(NAMES, PATCHES, max_size=4))
 def test_any_patch_is_applied_without_a_trace_of_directives_or_refused(patch: Any) -> None:
-    try:
-        result = strategic_merge(pod(dict(A), dict(B)), patch)
-    except ApiError as error:
-        assert error.code == 400
-    else:
-        assert directives(result) == []
+    assert outcome(patch) in (400, [])

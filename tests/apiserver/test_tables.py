@@ -22,12 +22,29 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (-5, "<invalid>"), (-1, "0s"), (0, "0s"), (1, "1s"), (119, "119s"), (120, "2m"), (121, "2m1s"), (599, "9m59s"),
-        (600, "10m"), (3 * HOUR - 1, "179m"), (3 * HOUR, "3h"), (3 * HOUR + MINUTE, "3h1m"), (8 * HOUR, "8h"),
-        (2 * DAY - 1, "47h"), (2 * DAY, "2d"), (2 * DAY + HOUR, "2d1h"), (8 * DAY, "8d"), (2 * 365 * DAY - 1, "729d"),
-        (2 * 365 * DAY, "2y"), (2 * 365 * DAY + DAY, "2y1d"), (9 * 365 * DAY, "9y"),
+        (-5, "<invalid>"),
+        (-1, "0s"),
+        (0, "0s"),
+        (1, "1s"),
+        (119, "119s"),
+        (120, "2m"),
+        (121, "2m1s"),
+        (599, "9m59s"),
+        (600, "10m"),
+        (3 * HOUR - 1, "179m"),
+        (3 * HOUR, "3h"),
+        (3 * HOUR + MINUTE, "3h1m"),
+        (8 * HOUR, "8h"),
+        (2 * DAY - 1, "47h"),
+        (2 * DAY, "2d"),
+        (2 * DAY + HOUR, "2d1h"),
+        (8 * DAY, "8d"),
+        (2 * 365 * DAY - 1, "729d"),
+        (2 * 365 * DAY, "2y"),
+        (2 * 365 * DAY + DAY, "2y1d"),
+        (9 * 365 * DAY, "9y"),
     ],
-)  # fmt: skip
+)
 def test_durations_are_as_coarse_as_upstreams(seconds: int, text: str) -> None:
     assert duration(seconds) == text
 
@@ -50,6 +67,14 @@ def state(kind: str = "running", ready: bool = True, restarts: int = 0, **detail
     return {"name": "main", "ready": ready, "restartCount": restarts, "state": {kind: details}}
 
 
+def waiting(reason: str) -> Document:
+    return state("waiting", False, reason=reason)
+
+
+def ended(code: int, **details: Any) -> Document:
+    return state("terminated", False, exitCode=code, **details)
+
+
 def shown(document: Document) -> str:
     return str(pod_cells(document, NOW)[2])
 
@@ -64,20 +89,20 @@ def with_status(**status: Any) -> Document:
         ({"phase": "Pending"}, "Pending"),
         ({"phase": "Running", "containerStatuses": [state()]}, "Running"),
         ({"phase": "Failed", "reason": "Evicted"}, "Evicted"),
-        ({"phase": "Pending", "containerStatuses": [state("waiting", False, reason="ContainerCreating")]}, "ContainerCreating"),
-        ({"phase": "Running", "containerStatuses": [state("waiting", False, reason="CrashLoopBackOff")]}, "CrashLoopBackOff"),
-        ({"phase": "Failed", "containerStatuses": [state("terminated", False, exitCode=1, reason="Error")]}, "Error"),
-        ({"phase": "Failed", "containerStatuses": [state("terminated", False, exitCode=3)]}, "ExitCode:3"),
-        ({"phase": "Failed", "containerStatuses": [state("terminated", False, exitCode=137, signal=9)]}, "Signal:9"),
-        ({"phase": "Succeeded", "containerStatuses": [state("terminated", False, exitCode=0, reason="Completed")]}, "Completed"),
+        ({"phase": "Pending", "containerStatuses": [waiting("ContainerCreating")]}, "ContainerCreating"),
+        ({"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff")]}, "CrashLoopBackOff"),
+        ({"phase": "Failed", "containerStatuses": [ended(1, reason="Error")]}, "Error"),
+        ({"phase": "Failed", "containerStatuses": [ended(3)]}, "ExitCode:3"),
+        ({"phase": "Failed", "containerStatuses": [ended(137, signal=9)]}, "Signal:9"),
+        ({"phase": "Succeeded", "containerStatuses": [ended(0, reason="Completed")]}, "Completed"),
         ({"phase": "Pending", "initContainerStatuses": [state("running", False)]}, "Init:0/1"),
-        ({"phase": "Pending", "initContainerStatuses": [state("waiting", False, reason="PodInitializing")]}, "Init:0/1"),
-        ({"phase": "Pending", "initContainerStatuses": [state("waiting", False, reason="ErrImagePull")]}, "Init:ErrImagePull"),
-        ({"phase": "Pending", "initContainerStatuses": [state("terminated", False, exitCode=2)]}, "Init:ExitCode:2"),
-        ({"phase": "Pending", "initContainerStatuses": [state("terminated", False, exitCode=2, reason="Error")]}, "Init:Error"),
-        ({"phase": "Running", "initContainerStatuses": [state("terminated", False, exitCode=0)], "containerStatuses": [state()]}, "Running"),
+        ({"phase": "Pending", "initContainerStatuses": [waiting("PodInitializing")]}, "Init:0/1"),
+        ({"phase": "Pending", "initContainerStatuses": [waiting("ErrImagePull")]}, "Init:ErrImagePull"),
+        ({"phase": "Pending", "initContainerStatuses": [ended(2)]}, "Init:ExitCode:2"),
+        ({"phase": "Pending", "initContainerStatuses": [ended(2, reason="Error")]}, "Init:Error"),
+        ({"phase": "Running", "initContainerStatuses": [ended(0)], "containerStatuses": [state()]}, "Running"),
     ],
-)  # fmt: skip
+)
 def test_the_word_for_a_pods_state(status: Document, word: str) -> None:
     document = with_status(**status)
     document["spec"]["initContainers"] = [{"name": "init", "image": "x"}]
@@ -94,7 +119,7 @@ def test_a_pod_that_goes() -> None:
 
 
 def test_one_container_done_and_another_running() -> None:
-    both = [state("terminated", False, exitCode=0, reason="Completed"), state()]
+    both = [ended(0, reason="Completed"), state()]
     assert shown(with_status(phase="Running", containerStatuses=both)) == "NotReady"
     ready = [{"type": "Ready", "status": "True"}]
     assert shown(with_status(phase="Running", containerStatuses=both, conditions=ready)) == "Running"
@@ -102,7 +127,7 @@ def test_one_container_done_and_another_running() -> None:
 
 def test_ready_restarts_and_places() -> None:
     died = {"terminated": {"finishedAt": (NOW - timedelta(seconds=90)).isoformat()}}
-    states = [state(restarts=2) | {"lastState": died}, state("waiting", False, reason="x")]
+    states = [state(restarts=2) | {"lastState": died}, waiting("x")]
     cells = pod_cells(
         at(with_status(phase="Running", containerStatuses=states, podIP="10.244.0.5"), "spec.nodeName", "n1"), NOW
     )
@@ -128,30 +153,88 @@ NODE["status"]["nodeInfo"] = {
 }
 ROWS = [
     (make.namespace(), {"Name": "team", "Status": "Active", "Age": "5s"}),
-    (NODE, {"Status": "Ready,SchedulingDisabled", "Roles": "edge,worker", "Version": "v1", "Internal-IP": "10.0.0.1", "External-IP": "<none>", "OS-Image": "Debian"}),
+    (
+        NODE,
+        {
+            "Status": "Ready,SchedulingDisabled",
+            "Roles": "edge,worker",
+            "Version": "v1",
+            "Internal-IP": "10.0.0.1",
+            "External-IP": "<none>",
+            "OS-Image": "Debian",
+        },
+    ),
     (make.node(ready=False), {"Status": "NotReady", "Roles": "<none>", "OS-Image": "<unknown>"}),
     (at(make.node(), "status.conditions", []), {"Status": "Unknown"}),
-    (make.service(), {"Type": "ClusterIP", "Cluster-IP": "<none>", "External-IP": "<none>", "Port(s)": "80/TCP", "Selector": "app=web"}),
-    (make.service(type="NodePort", clusterIP="10.96.0.1", ports=[{"port": 80, "name": "h", "nodePort": 30080}, {"port": 53, "protocol": "UDP", "name": "d"}]), None),
+    (
+        make.service(),
+        {
+            "Type": "ClusterIP",
+            "Cluster-IP": "<none>",
+            "External-IP": "<none>",
+            "Port(s)": "80/TCP",
+            "Selector": "app=web",
+        },
+    ),
+    (
+        make.service(
+            type="NodePort",
+            clusterIP="10.96.0.1",
+            ports=[{"port": 80, "name": "h", "nodePort": 30080}, {"port": 53, "protocol": "UDP", "name": "d"}],
+        ),
+        None,
+    ),
     (make.service(type="LoadBalancer"), {"External-IP": "<pending>"}),
-    (make.service(type="ExternalName", externalName="a.example", ports=[], selector={}), {"External-IP": "a.example", "Port(s)": "<none>", "Selector": "<none>"}),
+    (
+        make.service(type="ExternalName", externalName="a.example", ports=[], selector={}),
+        {"External-IP": "a.example", "Port(s)": "<none>", "Selector": "<none>"},
+    ),
     (make.service(externalIPs=["192.0.2.1", "192.0.2.2"]), {"External-IP": "192.0.2.1,192.0.2.2"}),
     (make.config_map(a="1", b="2"), {"Data": 2}),
     (make.secret(data={"a": "eA=="}), {"Type": "Opaque", "Data": 1}),
     (make.endpoint_slice(), {"AddressType": "IPv4", "Ports": "80", "Endpoints": "10.244.0.5"}),
-    (make.endpoint_slice(ports=[], endpoints=[{"addresses": [f"10.0.0.{n}"]} for n in range(5)]), {"Ports": "<unset>", "Endpoints": "10.0.0.0,10.0.0.1,10.0.0.2 + 2 more..."}),
+    (
+        make.endpoint_slice(ports=[], endpoints=[{"addresses": [f"10.0.0.{n}"]} for n in range(5)]),
+        {"Ports": "<unset>", "Endpoints": "10.0.0.0,10.0.0.1,10.0.0.2 + 2 more..."},
+    ),
     (make.lease(holderIdentity="n1"), {"Holder": "n1"}),
-    (make.network_config(podCIDRs=["10.244.0.0/16", "fd00::/48"], mtu=1400), {"Backend": "vxlan", "Pod-CIDRs": "10.244.0.0/16,fd00::/48", "MTU": "1400", "Masquerade": "yes"}),
+    (
+        make.network_config(podCIDRs=["10.244.0.0/16", "fd00::/48"], mtu=1400),
+        {"Backend": "vxlan", "Pod-CIDRs": "10.244.0.0/16,fd00::/48", "MTU": "1400", "Masquerade": "yes"},
+    ),
     (make.network_config(), {"MTU": "derived", "Attachment": "bridge"}),
-    (make.event(reason="Started", message=" it started \n", type="Normal", lastTimestamp="2026-11-22T09:59:00Z", firstTimestamp="2026-11-22T09:00:00Z", count=3, source={"component": "kubelet", "host": "n1"}),
-     {"Last Seen": "60s", "Reason": "Started", "Object": "pod/web", "Source": "kubelet, n1", "Message": "it started", "First Seen": "60m", "Count": "3"}),
-    (make.event(eventTime="2026-11-22T09:59:50.000000Z", series={"lastObservedTime": "2026-11-22T09:59:55Z"}, reportingComponent="x"), {"Last Seen": "5s", "First Seen": "10s", "Source": "x"}),
-]  # fmt: skip
+    (
+        make.event(
+            reason="Started",
+            message=" it started \n",
+            type="Normal",
+            lastTimestamp="2026-11-22T09:59:00Z",
+            firstTimestamp="2026-11-22T09:00:00Z",
+            count=3,
+            source={"component": "kubelet", "host": "n1"},
+        ),
+        {
+            "Last Seen": "60s",
+            "Reason": "Started",
+            "Object": "pod/web",
+            "Source": "kubelet, n1",
+            "Message": "it started",
+            "First Seen": "60m",
+            "Count": "3",
+        },
+    ),
+    (
+        make.event(
+            eventTime="2026-11-22T09:59:50.000000Z",
+            series={"lastObservedTime": "2026-11-22T09:59:55Z"},
+            reportingComponent="x",
+        ),
+        {"Last Seen": "5s", "First Seen": "10s", "Source": "x"},
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("document", "cells"), ROWS, ids=lambda value: value.get("kind") if isinstance(value, dict) else None
-)
+@pytest.mark.parametrize(("document", "cells"), ROWS, ids=lambda value: value.get("kind") if value else None)
 def test_rows(document: Document, cells: Document | None) -> None:
     record = stored(document)
     result = table(BY_KIND[document["apiVersion"], document["kind"]], [record], NOW, "Metadata", {})

@@ -34,12 +34,26 @@ def test_paths(path: str, target: Target) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "/api", "/api/v1", "/api/v2/pods", "/api/v1/nothing", "/apis", "/apis/podnet.dev", "/apis/podnet.dev/v1",
-        "/apis/podnet.dev/v2/networkconfigs", "/api/v1/pods/b", "/api/v1/namespaces/a/nodes", "/api/v1/namespaces/a/pods/b/c",
-        "/api/v1/namespaces/a/pods/b/log/x", "/api/v1/nodes/n1/log", "/api/v1/namespaces//pods", "/api/v1/namespaces/a/pods//status",
-        "/metrics", "/../api/v1/pods",
+        "/",
+        "/api",
+        "/api/v1",
+        "/api/v2/pods",
+        "/api/v1/nothing",
+        "/apis",
+        "/apis/podnet.dev",
+        "/apis/podnet.dev/v1",
+        "/apis/podnet.dev/v2/networkconfigs",
+        "/api/v1/pods/b",
+        "/api/v1/namespaces/a/nodes",
+        "/api/v1/namespaces/a/pods/b/c",
+        "/api/v1/namespaces/a/pods/b/log/x",
+        "/api/v1/nodes/n1/log",
+        "/api/v1/namespaces//pods",
+        "/api/v1/namespaces/a/pods//status",
+        "/metrics",
+        "/../api/v1/pods",
     ],
-)  # fmt: skip
+)
 def test_paths_to_nothing(path: str) -> None:
     assert parse_path(path) is None
 

@@ -32,9 +32,17 @@ def found(document: Document, old: Document | None = None) -> list[tuple[str, st
 
 
 RIGHT = [
-    make.pod(), make.node(), make.service(), make.config_map(a="b"), make.secret(), make.namespace(), make.lease(),
-    make.event(), make.endpoint_slice(), make.network_config(),
-]  # fmt: skip
+    make.pod(),
+    make.node(),
+    make.service(),
+    make.config_map(a="b"),
+    make.secret(),
+    make.namespace(),
+    make.lease(),
+    make.event(),
+    make.endpoint_slice(),
+    make.network_config(),
+]
 
 
 @pytest.mark.parametrize("document", RIGHT, ids=lambda document: document["kind"])
@@ -121,8 +129,18 @@ POD = [
     (f"{C}.ports.0.name", "a--b", f"{F}.ports[0].name", INVALID),
     (f"{C}.ports.0.name", "-a", f"{F}.ports[0].name", INVALID),
     (f"{C}.ports.0.name", "a_b", f"{F}.ports[0].name", INVALID),
-    (f"{C}.ports", [{"containerPort": 1, "name": "a"}, {"containerPort": 2, "name": "a"}], f"{F}.ports[1].name", DUPLICATE),
-    (f"{C}.ports", [{"containerPort": 1, "hostPort": 9}, {"containerPort": 2, "hostPort": 9}], f"{F}.ports[1].hostPort", DUPLICATE),
+    (
+        f"{C}.ports",
+        [{"containerPort": 1, "name": "a"}, {"containerPort": 2, "name": "a"}],
+        f"{F}.ports[1].name",
+        DUPLICATE,
+    ),
+    (
+        f"{C}.ports",
+        [{"containerPort": 1, "hostPort": 9}, {"containerPort": 2, "hostPort": 9}],
+        f"{F}.ports[1].hostPort",
+        DUPLICATE,
+    ),
     (f"{C}.env", [{"value": "x"}], f"{F}.env[0].name", REQUIRED),
     (f"{C}.env", [{"name": "1A"}], f"{F}.env[0].name", INVALID),
     (f"{C}.env", [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {}}}], f"{F}.env[0].valueFrom", INVALID),
@@ -159,7 +177,7 @@ POD = [
     ("spec.tolerations", [{"key": "a", "operator": "Exists", "value": "x"}], "spec.tolerations[0].operator", INVALID),
     ("spec.tolerations", [{"key": "a", "effect": "Maybe"}], "spec.tolerations[0].effect", UNSUPPORTED),
     ("status.containerStatuses", [{"restartCount": "one"}], "status.containerStatuses[0].restartCount", TYPE),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("path", "value", "field", "reason"), POD)
@@ -262,8 +280,13 @@ NODE = [
     ("spec.taints", [{"key": "a", "effect": "NoSchedule"}] * 2, "spec.taints[1]", DUPLICATE),
     ("status.addresses", [{"type": "Street", "address": "x"}], "status.addresses[0].type", UNSUPPORTED),
     ("status.addresses", [{"type": "InternalIP", "address": "x"}], "status.addresses[0].address", INVALID),
-    ("status.daemonEndpoints", {"kubeletEndpoint": {"Port": 70000}}, "status.daemonEndpoints.kubeletEndpoint.Port", INVALID),
-]  # fmt: skip
+    (
+        "status.daemonEndpoints",
+        {"kubeletEndpoint": {"Port": 70000}},
+        "status.daemonEndpoints.kubeletEndpoint.Port",
+        INVALID,
+    ),
+]
 
 
 @pytest.mark.parametrize(("path", "value", "field", "reason"), NODE)
@@ -303,7 +326,7 @@ SERVICE = [
     ("spec.internalTrafficPolicy", "x", "spec.internalTrafficPolicy", UNSUPPORTED),
     ("spec.externalTrafficPolicy", "x", "spec.externalTrafficPolicy", UNSUPPORTED),
     ("status.loadBalancer", {"ingress": "x"}, "status.loadBalancer.ingress", TYPE),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("path", "value", "field", "reason"), SERVICE)
@@ -422,7 +445,7 @@ NETWORK = [
     ("spec.backend", {"type": "vxlan", "port": "x"}, "spec.backend.port", INVALID),
     ("spec.backend", {"type": "vxlan", "colour": "red"}, "spec.backend.colour", INVALID),
     ("spec.backend", {"type": ["vxlan"]}, "spec.backend[...]", TYPE),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("path", "value", "field", "reason"), NETWORK)

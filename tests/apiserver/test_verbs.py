@@ -6,11 +6,12 @@ import asyncio
 import io
 from typing import Any
 
+import aiohttp
 import pytest
 
 from podnet.objects.kinds import CONFIGMAPS, EVENTS, NAMESPACES, NETWORKCONFIGS, NODES, PODS, SECRETS, SERVICES
 from tests.apiserver import documents as make
-from tests.apiserver.conftest import TABLE, Api
+from tests.apiserver.conftest import JSON, TABLE, Api, until
 from tests.apiserver.documents import at
 from tests.apiserver.test_protobuf import body as protobuf_body
 from tests.apiserver.test_protobuf import message, metadata
@@ -288,8 +289,9 @@ async def test_methods_that_paths_do_not_take(api: Api) -> None:
     await api.create(PODS, make.pod())
     pod = PODS.path("default", "web")
     for method, path in (
-        ("PUT", MAPS), ("PATCH", MAPS), ("POST", pod), ("POST", PODS.path()), ("DELETE", pod + "/status"), ("GET", pod + "/binding"),
-        ("PUT", pod + "/binding"), ("POST", pod + "/log"), ("OPTIONS", pod), ("POST", "/apis"), ("GET", NAMESPACES.path("", "default", "finalize")),
+        ("PUT", MAPS), ("PATCH", MAPS), ("POST", pod), ("POST", PODS.path()), ("DELETE", pod + "/status"),
+        ("GET", pod + "/binding"), ("PUT", pod + "/binding"), ("POST", pod + "/log"), ("OPTIONS", pod),
+        ("POST", "/apis"), ("GET", NAMESPACES.path("", "default", "finalize")),
     ):  # fmt: skip
         code, status = await api.ask(method, path, {} if method != "GET" else None)
         assert (code, status["reason"]) == (405, "MethodNotAllowed"), (method, path)
@@ -304,13 +306,13 @@ async def test_exec_is_honestly_not_there(api: Api) -> None:
 async def test_lists_in_pages_are_of_one_moment(api: Api) -> None:
     for name in "abcde":
         await api.create(CONFIGMAPS, make.config_map(name))
-    code, first = await api.get(MAPS, limit=2)
+    _code, first = await api.get(MAPS, limit=2)
     assert [item["metadata"]["name"] for item in first["items"]] == ["a", "b"]
     assert first["metadata"]["remainingItemCount"] == 3
     await api.ask("DELETE", MAPS + "/d")
     await api.create(CONFIGMAPS, make.config_map("cc"))
-    code, second = await api.get(MAPS, limit=2, **{"continue": first["metadata"]["continue"]})
-    code, third = await api.get(MAPS, limit=2, **{"continue": second["metadata"]["continue"]})
+    _code, second = await api.get(MAPS, limit=2, **{"continue": first["metadata"]["continue"]})
+    _code, third = await api.get(MAPS, limit=2, **{"continue": second["metadata"]["continue"]})
     assert [item["metadata"]["name"] for page in (second, third) for item in page["items"]] == ["c", "d", "e"]
     assert second["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
     assert "continue" not in third["metadata"]
@@ -378,18 +380,17 @@ async def test_a_namespace_that_goes_takes_its_contents_with_it(api: Api) -> Non
         "Forbidden",
         "NamespaceTerminating",
     )
-    async with asyncio.timeout(5):
-        while (await api.get(CONFIGMAPS.path("team", "settings")))[0] == 200:
-            await asyncio.sleep(0.01)
-        assert (await api.get(NAMESPACES.path("", "team")))[0] == 200, "a pod still ends gracefully"
-        await api.ask("DELETE", PODS.path("team", "web"), {"gracePeriodSeconds": 0})
-        while (await api.get(NAMESPACES.path("", "team")))[0] == 200:
-            await asyncio.sleep(0.01)
+
+    async def gone(path: str) -> bool:
+        return (await api.get(path))[0] == 404
+
+    await until(lambda: gone(CONFIGMAPS.path("team", "settings")))
+    assert not await gone(NAMESPACES.path("", "team")), "a pod still ends gracefully"
+    await api.ask("DELETE", PODS.path("team", "web"), {"gracePeriodSeconds": 0})
+    await until(lambda: gone(NAMESPACES.path("", "team")))
 
 
 async def test_health_and_version_are_open_the_rest_is_not(api: Api) -> None:
-    import aiohttp
-
     connector = aiohttp.TCPConnector(ssl=False)
     async with aiohttp.ClientSession(connector=connector) as session:
         for path in ("/healthz", "/readyz", "/livez", "/version"):
@@ -401,27 +402,29 @@ async def test_health_and_version_are_open_the_rest_is_not(api: Api) -> None:
 
 
 async def test_discovery_over_http(api: Api) -> None:
-    aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-    beta = aggregated.replace("v=v2;", "v=v2beta1;")
+    v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    beta = v2.replace("v=v2;", "v=v2beta1;")
     for path in ("/api", "/apis"):
-        assert (await api.get(path, accept=f"{aggregated},{beta},application/json"))[1][
-            "apiVersion"
-        ] == "apidiscovery.k8s.io/v2"
-        assert (await api.get(path, accept=f"{beta},{aggregated}"))[1]["apiVersion"] == "apidiscovery.k8s.io/v2beta1"
+        assert (await api.get(path, accept=f"{v2},{beta},{JSON}"))[1]["apiVersion"] == "apidiscovery.k8s.io/v2"
+        assert (await api.get(path, accept=f"{beta},{v2}"))[1]["apiVersion"] == "apidiscovery.k8s.io/v2beta1"
     assert (await api.get("/api"))[1]["kind"] == "APIVersions"
     assert (await api.get("/apis"))[1]["kind"] == "APIGroupList"
     assert (await api.get("/apis/podnet.dev"))[1]["name"] == "podnet.dev"
     assert (await api.get("/api/v1"))[1]["kind"] == "APIResourceList"
     assert (await api.get("/apis/podnet.dev/v1/"))[1]["groupVersion"] == "podnet.dev/v1"
-    code, index = await api.get("/openapi/v3")
+    _code, index = await api.get("/openapi/v3")
     assert (await api.get(index["paths"]["api/v1"]["serverRelativeURL"].split("?")[0]))[1]["openapi"] == "3.0.0"
+    kind = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    async with api.session.get(api.url + "/openapi/v2", headers={"Accept": kind}) as answer:
+        assert answer.headers["Content-Type"] == kind.replace("@", ".")
+        assert await answer.read() == b"\x0a\x032.0\x12\x08\x0a\x06podnet"
     for path in ("/openapi/v2", "/apis/nothing", "/metrics"):
         assert await api.get(path) == (404, "404 page not found\n")
 
 
 async def test_events_and_secrets_are_objects_like_others(api: Api) -> None:
     await api.create(EVENTS, make.event(reason="Started"))
-    code, listed = await api.get(
+    _code, listed = await api.get(
         EVENTS.path("default"), fieldSelector="involvedObject.kind=Pod,involvedObject.name=web"
     )
     assert len(listed["items"]) == 1

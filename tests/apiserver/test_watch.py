@@ -32,7 +32,7 @@ async def test_a_watch_from_a_revision_tells_what_came_after(api: Api) -> None:
         assert watch.answer.headers["Transfer-Encoding"] == "chunked"
         created = await api.create(CONFIGMAPS, make.config_map())
         assert await watch.next() == {"type": "ADDED", "object": created}
-        code, changed = await api.patch(SETTINGS, {"data": {"a": "b"}})
+        _code, changed = await api.patch(SETTINGS, {"data": {"a": "b"}})
         assert await watch.next() == {"type": "MODIFIED", "object": changed}
         await api.ask("DELETE", SETTINGS)
         gone = await watch.next()

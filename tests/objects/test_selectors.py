@@ -97,10 +97,32 @@ def test_spellings(text: str, expected: tuple[Requirement, ...]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        ",", "a,", ",a", "a,,b", "=b", "a=b=c", "a b", "!a=b", "a in", "a in x", "a in (x", "a in (x))", "a notin", "-a", "a-=b",
-        "a/b/c", "/a", "A/b=c", "a=b c", "a>x", "a<", "a=" + "x" * 64, "x" * 64, "a=ü",
+        ",",
+        "a,",
+        ",a",
+        "a,,b",
+        "=b",
+        "a=b=c",
+        "a b",
+        "!a=b",
+        "a in",
+        "a in x",
+        "a in (x",
+        "a in (x))",
+        "a notin",
+        "-a",
+        "a-=b",
+        "a/b/c",
+        "/a",
+        "A/b=c",
+        "a=b c",
+        "a>x",
+        "a<",
+        "a=" + "x" * 64,
+        "x" * 64,
+        "a=ü",
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_refused_and_quoted(text: str) -> None:
     with pytest.raises(InvalidObject) as caught:
         parse(text)
