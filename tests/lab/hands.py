@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,18 +37,29 @@ class KernelNode:
         self._names: list[str] = []
         self.netns = self.pod()
         self.run(f"ip link add {UPLINK} type veth peer name cable")
-        for line in ("lo up", "cable up", f"{UPLINK} up"):
-            self.run(f"ip link set {line}")
+        for name in ("lo", "cable", UPLINK):
+            self.quiet(name)
+            self.run(f"ip link set {name} up")
         for address in UPLINK_ADDRESSES:
             self.run(f"ip addr add {address} dev {UPLINK} {'nodad' if ':' in address else ''}")
         self.plane = KernelDataplane(str(folder), self.netns)
         self.monitor = Monitor(self.netns, self.plane.own)
+        # The kernel tells of an IPv6 address when it gets round to it.
+        last = Address(UPLINK, "fd00::ffff/64")
+        self.run(f"ip addr add {last.address} dev {UPLINK} nodad")
+        wait_for(lambda: ("foreign", last) in self.events())
+        self.run(f"ip addr del fd00::ffff/64 dev {UPLINK}")
+        self.events()
 
     def close(self) -> None:
         self.plane.close()
         self.monitor.close()
         for path in self._names:
             netns.remove(path)
+
+    def quiet(self, name: str) -> None:
+        """A link of others that gets no IPv6 link-local address, whose coming would be told at any later time."""
+        self.run(f"ip link set {name} addrgenmode none")
 
     def run(self, command: str, where: str | None = None, text: str = "") -> str:
         """Run a command line in a namespace (the node's); it must succeed."""
@@ -130,11 +142,8 @@ class KernelNode:
                 raise AssertionError(resource)
 
 
-def wait_for(done: object, seconds: float = 5) -> None:
+def wait_for(done: Callable[[], bool], seconds: float = 5) -> None:
     """Wait until a condition holds; it must within `seconds`."""
-    import time
-
-    assert callable(done)
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, "nothing happened"

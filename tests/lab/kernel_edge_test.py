@@ -160,6 +160,7 @@ class TestForeign:
 
     COMMANDS = (
         "ip link add other type bridge",
+        "ip link set other addrgenmode none",
         "ip link set other up",
         "ip addr add 172.31.0.1/24 dev other",
         "ip route add 10.99.0.0/16 via 10.0.0.9",
