@@ -50,7 +50,7 @@ class NoLink(Exception):
 
 
 class Write(NamedTuple):
-    """A request; the errnos that mean it was done already; what to send for its step when the answer is EEXIST."""
+    """A request; the errnos that mean it was done already; what to send for its step after EEXIST or EINVAL."""
 
     request: Request
     forgive: frozenset[int] = frozenset()
@@ -170,6 +170,20 @@ def _route(route: Route, lookup: Lookup) -> RouteMessage:
     )
 
 
+def _make_route(route: Route, lookup: Lookup) -> Iterator[Write]:
+    message = _route(route, lookup)
+    yield Write(routes.replace_route(message), instead=tuple(_led_to(message)))
+
+
+def _led_to(message: RouteMessage) -> Iterator[Request]:
+    """IPv6 refuses (EINVAL) a next hop on this link while another route leads to it over another link, as the very
+    route that is to be replaced does when its destination holds the next hop. A route to the hop alone, for a moment,
+    makes it acceptable, and the replacement stays one step. See ip6_route_check_nh_onlink() in net/ipv6/route.c."""
+    if message.onlink and ":" in message.gateway:
+        hop = RouteMessage(message.gateway, 128, link=message.link, protocol=ROUTE_PROTOCOL)
+        yield from (routes.replace_route(hop), routes.replace_route(message), routes.delete_route(hop))
+
+
 def _remove_route(route: Route, _lookup: Lookup) -> Iterator[Write]:
     """By destination and our protocol only: whoever has put a route of his own there keeps it."""
     dst, _, prefix = route.dst.partition("/")
@@ -201,7 +215,7 @@ _MAKE: Mapping[type[Resource], Callable[[Any, Lookup], Iterator[Write]]] = {
     **dict.fromkeys(KINDS, _make_link),
     PodLink: _make_pod_link,
     Address: lambda address, lookup: iter((Write(routes.add_address(_address(address, lookup))),)),
-    Route: lambda route, lookup: iter((Write(routes.replace_route(_route(route, lookup))),)),
+    Route: _make_route,
     Neighbour: lambda entry, lookup: iter((Write(routes.replace_neighbour(_neighbour(entry, lookup))),)),
     FdbEntry: lambda entry, lookup: iter((Write(routes.replace_fdb(_fdb(entry, lookup))),)),
     Shaper: _make_shaper,

@@ -25,6 +25,7 @@ from podnet.wire import links
 from podnet.wire.netlink import Failure
 
 _HELD = frozenset({errno.ENODEV, errno.ENETDOWN})
+_OTHERWISE = frozenset({errno.EEXIST, errno.EINVAL})
 
 
 class Writing(Lookup):
@@ -119,9 +120,9 @@ class Writing(Lookup):
         return {place: why for place, why in refused.items() if why.errno not in batch[place].forgive}
 
     def _instead(self, problems: list[tuple[Write, Failure]]) -> Failure | None:
-        """Why a step failed after all: what could not be made because it exists is brought into shape."""
+        """Why a step failed after all: what could not be made as it should is made or brought into shape otherwise."""
         for write, why in problems:
-            if write.instead and why.errno == errno.EEXIST:
+            if write.instead and why.errno in _OTHERWISE:
                 again = next(iter(self.netlink.write(write.instead).values()), None)
                 # ENODEV: not this link exists but the other end of the pair, in the pod.
                 return why if again is not None and again.errno == errno.ENODEV else again

@@ -130,6 +130,15 @@ def test_simple_resources_are_one_request_that_may_be_repeated(resource: Resourc
     assert requests(Step("change", resource, resource, ("mtu", "mac")))[0].request == request_
 
 
+def test_a_next_hop_of_ipv6_on_the_link_can_be_made_acceptable() -> None:
+    [write] = add(Route("fd00:2::/64", via="fd00:2::", dev="podnet.1", onlink=True))
+    first, wanted, last = write.instead
+    hop = RouteMessage("fd00:2::", 128, link=11, protocol=112)
+    assert (first, wanted, last) == (routes.replace_route(hop), write.request, routes.delete_route(hop))
+    [write] = add(Route("10.2.0.0/24", via="10.2.0.0", dev="podnet.1", onlink=True))
+    assert write.instead == ()
+
+
 def test_a_redirect_is_made_anew() -> None:
     remove, queue, redirect = add(Redirect("podnetv", "podneti"))
     assert remove.request == tc.delete_qdisc(12, tc.INGRESS)
