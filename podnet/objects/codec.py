@@ -15,8 +15,6 @@ from podnet.objects.meta import Object
 
 O = TypeVar("O", bound=Object)  # noqa: E741
 
-TOO_DEEP = "nested too deeply"
-
 
 class InvalidObject(ValueError):
     """A document that is not a valid object. `field` is a JSON path such as spec.podCIDRs[0], or ""."""
@@ -46,7 +44,7 @@ def decode(data: bytes | str, type_: type[O]) -> O:
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidObject(f"not JSON: {error}") from None
     except RecursionError:
-        raise InvalidObject(TOO_DEEP) from None
+        raise InvalidObject("nested too deeply") from None
 
 
 def convert(document: object, type_: type[O]) -> O:
@@ -55,8 +53,6 @@ def convert(document: object, type_: type[O]) -> O:
         return msgspec.convert(document, type_)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
-    except RecursionError:
-        raise InvalidObject(TOO_DEEP) from None
 
 
 def encode(value: msgspec.Struct) -> bytes:
