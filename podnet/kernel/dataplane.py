@@ -19,6 +19,7 @@ from podnet.kernel.nft import Nft
 from podnet.kernel.outcome import ApplyError, Outcome, Tally
 from podnet.kernel.own import Own
 from podnet.kernel.reading import Reading
+from podnet.kernel.reaping import Reaper
 from podnet.kernel.sysctl import Sysctls
 from podnet.kernel.writing import Writing
 from podnet.state.host import Action, Sysctl
@@ -57,6 +58,7 @@ class KernelDataplane:
         self.netlink = Netlink(ROUTE, netns)
         self.nft = Nft(state_dir, netns)
         self.sysctls = Sysctls(state_dir)
+        self.reaper = Reaper(netns, self.sysctls)
         self.own = Own(self.netlink.port, self.nft.library.port)
         """For the Monitor of the same namespace."""
 
@@ -97,9 +99,14 @@ class KernelDataplane:
         return tally.outcome()
 
     def _write(self, path: str, steps: Sequence[Step], tally: Tally) -> None:
+        links = [step for step in steps if step.verb == "delete" and step.resource.kind == "Link"]
+        if links:
+            steps = [step for step in steps if step not in links]
         with inside(path or self.netns), ExitStack() as stack:
             netlink = stack.enter_context(Netlink(ROUTE)) if path else self.netlink
             stack.enter_context(Writing(netlink, self.sysctls, tally)).add(steps)
+        if links:
+            self.reaper.remove(links, tally)
 
     def act(self, actions: Iterable[Action]) -> None:
         """See Dataplane."""
@@ -109,6 +116,7 @@ class KernelDataplane:
 
     def close(self) -> None:
         """See Dataplane."""
+        self.reaper.close()
         self.netlink.close()
         self.nft.close()
 

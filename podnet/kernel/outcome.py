@@ -56,6 +56,12 @@ class Tally:
         """The link or namespace it belongs to is not there: then deleting it is done, making it has to wait."""
         (self._done if step.verb == "delete" else self._held).append(step)
 
+    def take(self, other: Outcome) -> None:
+        """What became of steps that someone else carried out."""
+        self._done += other.done
+        self._failed += other.failed
+        self._held += other.held
+
     def outcome(self) -> Outcome:
         """All of it."""
         return Outcome(tuple(self._done), tuple(self._failed), tuple(self._held))

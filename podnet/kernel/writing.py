@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Self
 
-from podnet.kernel.encode import Lookup, NoLink, Write, remove_together, writes
+from podnet.kernel.encode import Lookup, NoLink, Write, writes
 from podnet.kernel.netlink import Netlink, NetlinkError
 from podnet.kernel.netns import NoNamespace, open_namespace
 from podnet.kernel.outcome import Tally
@@ -64,12 +64,7 @@ class Writing(Lookup):
 
     def add(self, steps: Iterable[Step]) -> None:
         """Take steps on, in order."""
-        steps = tuple(steps)
-        removed = [step for step in steps if step.verb == "delete" and isinstance(step.resource, Link)]
         for step in steps:
-            if len(removed) > 1 and step is removed[0]:
-                together = remove_together([link for each in removed if isinstance(link := each.resource, Link)])
-                self._collected.extend((step, write) for write in together)
             if isinstance(step.resource, Link):
                 self._known.pop(step.resource.name, None)
             if isinstance(step.resource, Sysctl):
