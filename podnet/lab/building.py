@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
+import aiohttp
 import msgspec
 
 from podnet.apiserver import pki
@@ -170,9 +171,23 @@ async def compare_network(api: Api, options: Options) -> None:
 
 
 async def nodes_ready(api: Api, lab: Lab) -> int | None:
-    """How many nodes the lab has, once all of them are ready."""
+    """How many nodes the lab has, once all of them are ready in the words of their agents and of the API."""
+    if not all([await agent_ready(node) for node in lab.nodes]):
+        return None
     ready = {node.metadata.name for node in await api.list(NODES, into=Node) if _ready(node)}
     return len(lab.nodes) if ready >= {node.name for node in lab.nodes} else None
+
+
+async def agent_ready(node: LabNode) -> bool:
+    """Ask the agent itself: what the API says of a node can be older than what happened to it."""
+    try:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(f"{node.run_dir}/agent.sock")) as session,
+            session.get("http://agent/readyz", timeout=aiohttp.ClientTimeout(API_SECONDS)) as answer,
+        ):
+            return answer.status == 200
+    except (aiohttp.ClientError, OSError):
+        return False
 
 
 async def pods_ready(api: Api) -> int | None:

@@ -60,6 +60,7 @@ def make_fabric(lab: Lab) -> bool:
     if exists(lab.fabric_netns) and BRIDGE in links(lab.fabric_netns):
         return False
     make_namespace(lab.fabric_netns)
+    nodes = {node.name for node in lab.nodes}
     six = [f"address add {SUBNET6}:1/64 dev {BRIDGE} nodad"] if lab.dual_stack else []
     configure(
         lab.fabric_netns,
@@ -69,6 +70,7 @@ def make_fabric(lab: Lab) -> bool:
             *six,
             "link set lo up",
             f"link set {BRIDGE} up",
+            *(f"link set {name} master {BRIDGE}" for name in sorted(links(lab.fabric_netns) & nodes)),
         ],
     )
     return True

@@ -259,6 +259,17 @@ def members(namespaces: frozenset[tuple[int, int]]) -> list[int]:
     return [pid for pid in pids if identity(f"/proc/{pid}/ns/net") in namespaces]
 
 
+def shims(folder: str) -> dict[int, str]:
+    """Every live shim whose files are below a folder: its pid, and the path of its pid file. From its command line."""
+    found = {}
+    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
+        with suppress(OSError), open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="surrogateescape") as file:
+            words = file.read().split("\0")
+            if os.path.basename(words[0]) == os.path.basename(SHIM) and words[2].startswith(f"{folder}/"):
+                found[pid] = words[2]
+    return found
+
+
 def kill_session(leader: int, netns: str) -> None:
     """SIGKILL what is left of the session of a process that is gone, inside one network namespace.
 

@@ -110,20 +110,22 @@ def _bind(made: socket.socket, port: int) -> int:
 
 async def keep(folder: str, program: Program) -> None:
     """Keep one program running for ever, beginning with the one that may run already."""
-    delay = 0.0
+    delay, name = FIRST_SECONDS, os.path.basename(folder)
+    trouble = ""
     while True:
         began = time.monotonic()
-        ended = await process.ended(folder)
-        if ended:
-            steady = time.monotonic() - began > STEADY_SECONDS
-            delay = FIRST_SECONDS if steady or not delay else min(delay * 2, CAP_SECONDS)
-            log.warning("%s ended with %d; again in %.1f s", os.path.basename(folder), ended.code, delay)
+        if (ended := await process.ended(folder)) and not trouble:
+            trouble = f"ended with {ended.code}"
+        if trouble:
+            delay = FIRST_SECONDS if time.monotonic() - began > STEADY_SECONDS else delay
+            log.warning("%s %s; again in %.1f s", name, trouble, delay)
             await asyncio.sleep(delay)
+            delay = min(delay * 2, CAP_SECONDS)
         try:
             await process.finish(asyncio.to_thread(launch, folder, program))
+            trouble = ""
         except (StartError, OSError) as error:
-            log.error("%s can't be started: %s", os.path.basename(folder), error)
-            await asyncio.sleep(CAP_SECONDS)
+            trouble = f"can't be started: {error}"
 
 
 class Supervisor:

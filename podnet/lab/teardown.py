@@ -1,7 +1,7 @@
 """Taking a lab or a node away, in whatever state it is.
 
-Nothing but the lab's folder is needed: every process that lives in one of the namespaces mounted there, or that holds a
-pid file there, is killed; then the mounts go, and then the files. So a lab ends the same way after any kill -9.
+Nothing but the lab's folder is needed: every shim that writes there and every process that lives in one of the
+namespaces mounted there is killed; then the mounts go, and then the files. So it works after any kill -9.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ def down(name: str) -> bool:
     folder = registry.folder(name)
     if not os.path.isdir(folder):
         return False
-    _stop_programs(folder)
-    kill_members([point for point in fabric.mounted_below(folder) if fabric.exists(point)])
+    kill_shims(folder)
+    kill_members(point for point in fabric.mounted_below(folder) if fabric.exists(point))
     fabric.unmount_below(folder)
     shutil.rmtree(folder)
     return True
 
 
-def _stop_programs(folder: str) -> None:
-    """The supervisor first, or it would start the others again."""
-    names = os.listdir(f"{folder}/programs") if os.path.isdir(f"{folder}/programs") else []
-    for name in sorted(names, key=lambda name: name != "supervisor"):
-        process.stop_now(f"{folder}/programs/{name}")
+def kill_shims(folder: str) -> None:
+    """SIGKILL every shim that writes below a folder, its command with it; the supervisor's first: it starts others."""
+    supervisor = f"{folder}/programs/supervisor/pid"
+    while shims := process.shims(folder):
+        for pid in sorted(shims, key=lambda pid: shims[pid] != supervisor):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(LOOK_SECONDS)
 
 
 def kill_members(paths: Iterable[str]) -> None:
