@@ -17,7 +17,8 @@ as it is; old paths are then kept until it is back or its Node object is gone.
 
 Why no packet is lost: nobody sends me anything that I did not ask for before. A peer that says it sends my newest word
 only has read it, so it has read all I asked for earlier and will never act on that again. Hence what is not my newest
-word can go. This needs that an agent never reads the API backwards, and knows its own last words (LocalFacts.said).
+word can go. This needs that an agent never reads the API backwards, that it decides knowing what it last tried to say
+(`said` of view()), and that it says nothing which it decided before its last look.
 Two options of one scheme that share a device (directRouting) are one word: both ends can receive both.
 """
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from podnet.network.backends.vxlan import vtep_mac
 from podnet.network.migration import connect, published, schemes
-from podnet.network.view import view
+from podnet.network.viewing import view
 from podnet.state.resource import state
 from tests.kernel_stub import State, undelivered
 from tests.worlds import BACKENDS, cluster, config, facts, node
@@ -91,8 +91,9 @@ class Simulation:
         agent.configs_heard = min(agent.configs_heard + events, len(self.configs) - 1)
 
     def look(self, i: int) -> None:
-        """An agent decides on what it has heard."""
+        """An agent decides on what it has heard, and on what it tried to say last."""
         agent = self.agents[i]
+        agent.unwritten = None  # what was not sent by now never will be
         if agent.up:
             decided = decision(i, self.words[agent.nodes_heard], self.configs[agent.configs_heard], agent.said)
             agent.decided = decided[:2]
@@ -189,6 +190,10 @@ HISTORIES: dict[str, list[tuple[str | int, ...]]] = {
     "taken back before anybody else had read it": [("change", 2), *passes((2,)), ("change", 0), *passes((2,))],
     "taken back before even the writer had read it": [
         ("change", 2), *passes((2,)), ("change", 0), ("told", 2), ("act", 2), ("hear", 1), ("act", 1),
+    ],
+    "taken back while the words were about to be sent": [
+        ("change", 2), ("told", 2), ("act", 2), ("change", 0), ("told", 2), ("look", 2), ("write", 2), ("apply", 2),
+        ("hear", 1), ("act", 1),
     ],
     "taken back after a restart": [
         ("change", 2), *passes((2,)), ("stop", 2), ("change", 0), ("start", 2), ("act", 2), ("hear", 1), ("act", 1),
