@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from podnet.network import pods
 from podnet.network.desired import desired, node_state
-from podnet.network.view import Attachment, Bandwidth, LocalFacts, NodeView, PortMapping, view
+from podnet.network.view import Attachment, Bandwidth, LocalFacts, NodeView, PortMapping
+from podnet.network.viewing import view
 from podnet.objects.cluster import Cluster
 from podnet.objects.codec import convert
 from podnet.objects.core import Node, NodeAddress, NodeSpec, NodeStatus

@@ -24,7 +24,8 @@ from podnet.kernel.monitor import Event
 from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import Desired, Unit, after, desired
 from podnet.network.memo import Memo, recall
-from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, problems, view
+from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address
+from podnet.network.viewing import problems, view
 from podnet.objects.cluster import Cluster
 from podnet.state.host import ForgetFlows
 from podnet.state.plan import Plan

@@ -67,7 +67,7 @@ class UnixServer:
             writer.write(await self._answer(request))
             await writer.drain()
         except (ConnectionError, TimeoutError) as error:
-            log.warning("a caller went away: %s", error or type(error).__name__)
+            log.warning("a caller went away: %s", str(error) or type(error).__name__)
         finally:
             self._serving.discard(task)
             writer.close()

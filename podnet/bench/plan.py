@@ -20,7 +20,7 @@ from podnet.kernel.dataplane import KernelDataplane
 from podnet.lab import fabric
 from podnet.network.desired import desired, node_state
 from podnet.network.memo import Memo
-from podnet.network.view import view
+from podnet.network.viewing import view
 from podnet.objects.cluster import Cluster
 from podnet.state.plan import plan
 from podnet.state.resource import NodeState, state

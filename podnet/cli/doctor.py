@@ -88,7 +88,7 @@ async def _ask_api(kubeconfig: str | None) -> tuple[ClusterFacts, tuple[str, ...
     """What the API knows, and the mistakes in it."""
     from podnet.client.api import Api, ApiError
     from podnet.client.config import ConfigError, load
-    from podnet.network.view import node_info, problems
+    from podnet.network.viewing import node_info, problems
     from podnet.objects.cluster import Cluster
     from podnet.objects.codec import InvalidObject
     from podnet.objects.core import Node as NodeObject

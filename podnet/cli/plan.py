@@ -16,7 +16,8 @@ from podnet.cli.output import emit, output_option
 from podnet.cli.target import AgentAway, Target, target_options
 from podnet.errors import UserError
 from podnet.network.desired import desired, node_state
-from podnet.network.view import LocalFacts, is_v6, mistakes, node_info, problems, view
+from podnet.network.view import LocalFacts, is_v6
+from podnet.network.viewing import mistakes, node_info, problems, view
 from podnet.objects.cluster import Cluster
 from podnet.objects.codec import InvalidObject, convert
 from podnet.objects.core import Node

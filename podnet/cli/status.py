@@ -53,7 +53,7 @@ async def _elsewhere(kubeconfig: str | None, known: set[str]) -> list[dict[str, 
     """The other nodes of the cluster as their Node objects have them; none when the API can't be asked."""
     from podnet.client.api import Api, ApiError
     from podnet.client.config import ConfigError, load
-    from podnet.network.view import node_info
+    from podnet.network.viewing import node_info
     from podnet.objects import core
     from podnet.objects.codec import InvalidObject
     from podnet.objects.kinds import NODES

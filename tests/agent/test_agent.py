@@ -238,6 +238,8 @@ async def test_status_shows_problems_and_the_last_pass(bench: Bench) -> None:
     assert shown["ready"] is True
     assert shown["reason"] is None
     assert shown["version"] == "1.2.3"
-    assert list(shown["problems"]) == [{"object": "Node/bad", "reason": "Invalid", "message": "no object", "field": ""}]
+    problems = shown["problems"]
+    assert isinstance(problems, tuple)
+    assert list(problems) == [{"object": "Node/bad", "reason": "Invalid", "message": "no object", "field": ""}]
     assert shown["passes"] == bench.agent.passes >= 1
     assert (await bench.agent.difference()).steps == ()

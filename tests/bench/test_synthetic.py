@@ -6,7 +6,7 @@ import pytest
 
 from podnet.bench.synthetic import cluster, facts, node, pods
 from podnet.network.desired import desired, node_state
-from podnet.network.view import problems, view
+from podnet.network.viewing import problems, view
 
 
 def test_a_node() -> None:

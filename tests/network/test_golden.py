@@ -13,7 +13,7 @@ import pytest
 
 from podnet.network.backends import BACKENDS
 from podnet.network.desired import desired, node_state
-from podnet.network.view import view
+from podnet.network.viewing import view
 from podnet.state.plan import plan
 from podnet.state.text import difference, listing
 from tests.worlds import load_world

@@ -8,17 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from podnet.network.memo import Memo
-from podnet.network.view import (
-    NodeInfo,
-    Problem,
-    base_address,
-    first_address,
-    is_v6,
-    node_info,
-    on_link,
-    problems,
-    view,
-)
+from podnet.network.view import NodeInfo, Problem, base_address, first_address, is_v6, on_link
+from podnet.network.viewing import node_info, problems, view
 from podnet.objects.core import Condition, Node, NodeAddress, NodeSpec, NodeStatus
 from podnet.objects.meta import ObjectMeta
 from tests.worlds import attachment, cluster, config, facts, node, seen

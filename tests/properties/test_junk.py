@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from podnet.network.backends import parse_scheme, validate
 from podnet.network.desired import desired, node_state
 from podnet.network.migration import published
-from podnet.network.view import is_v6, mistakes, node_info, problems, view
+from podnet.network.view import is_v6
+from podnet.network.viewing import mistakes, node_info, problems, view
 from podnet.objects.cluster import Cluster
 from podnet.objects.core import Node, NodeAddress, NodeSpec, NodeStatus
 from podnet.objects.meta import ObjectMeta

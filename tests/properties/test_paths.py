@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from podnet.network.desired import Desired, desired, node_state
 from podnet.network.memo import Memo
-from podnet.network.view import Attachment, problems, view
+from podnet.network.view import Attachment
+from podnet.network.viewing import problems, view
 from podnet.objects.cluster import Cluster
 from podnet.objects.core import Condition, Node
 from podnet.state.resource import NodeState

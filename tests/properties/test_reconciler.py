@@ -19,7 +19,8 @@ from podnet.kernel.reconciler import Reconciler, Units
 from podnet.network.desired import after, desired
 from podnet.network.memo import Memo
 from podnet.network.pods import host_ifname
-from podnet.network.view import Attachment, Bandwidth, PortMapping, view
+from podnet.network.view import Attachment, Bandwidth, PortMapping
+from podnet.network.viewing import view
 from podnet.objects.cluster import Cluster
 from podnet.state.host import ForgetFlows, Sysctl
 from podnet.state.links import Bridge, Link, Redirect, Shaper, Veth

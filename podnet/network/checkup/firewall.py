@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from podnet.network.checkup.finding import Finding, error, warning
+from podnet.network.checkup.finding import Finding, error, info, warning
 from podnet.network.checkup.survey import Chain, Survey
 from podnet.state.resource import LINK_PREFIX, TABLE_PREFIX
 
@@ -75,11 +75,17 @@ def _from_legacy(rule: str) -> str:
 
 def forward(survey: Survey) -> Iterator[Finding]:
     """Foreign chains at the forward hook that drop what they do not accept."""
-    for chain in _closed(survey.chains, "forward"):
-        if not _lets_pods_through(chain, survey):
-            what = f"{_named(chain)} drops forwarded packets by default and has no rule for pods"
-            why = "pods reach nothing outside their node, and perhaps not each other"
-            yield error(what, why, _remedy(chain, survey))
+    for chain in _shut(survey):
+        what = f"{_named(chain)} drops forwarded packets by default and has no rule for pods"
+        why = "pods reach nothing outside their node, and perhaps not each other"
+        yield error(what, why, _remedy(chain, survey))
+
+
+def bridged(survey: Survey) -> Iterator[Finding]:
+    """With br_netfilter, frames between pods of one node pass the forward chains too."""
+    if survey.sysctls.get("net/bridge/bridge-nf-call-iptables") == "1" and (shut := list(_shut(survey))):
+        why = f"so packets between pods of one node too are dropped by {', '.join(map(_named, shut))}"
+        yield info("bridge-nf-call-iptables is 1", why, "let pods pass there: see the forward firewall")
 
 
 def tunnel_input(survey: Survey) -> Iterator[Finding]:
@@ -119,6 +125,11 @@ def _closed(chains: Iterable[Chain], hook: str) -> Iterator[Chain]:
         last = chain.rules[-1] if chain.rules else ""
         if chain.hook == hook and (chain.policy == "drop" or last == "drop" or last.startswith("reject")):
             yield chain
+
+
+def _shut(survey: Survey) -> Iterator[Chain]:
+    """Chains that drop what pods send to other nodes, or get from there."""
+    return (chain for chain in _closed(survey.chains, "forward") if not _lets_pods_through(chain, survey))
 
 
 def _lets_pods_through(chain: Chain, survey: Survey) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from podnet.network.checkup.finding import Finding, error, info, warning
+from podnet.network.checkup.finding import Finding, error, warning
 from podnet.network.checkup.survey import Survey
 from podnet.network.view import is_v6
 from podnet.state.resource import LINK_PREFIX
@@ -41,15 +41,6 @@ def reverse_path(survey: Survey) -> Iterator[Finding]:
                 why = "a pod and another node reach each other through the tunnel one way only; strict drops that"
                 fix = f"sysctl -w net.ipv4.conf.all.rp_filter=2 net/ipv4/conf/{link.name}/rp_filter=2 (2: loose)"
                 yield error(f"rp_filter is strict on {link.name} (the larger of all and its own)", why, fix)
-
-
-def bridge_filter(survey: Survey) -> Iterator[Finding]:
-    """With br_netfilter, bridged frames pass iptables too."""
-    drops = [chain for chain in survey.chains if chain.hook == "forward" and chain.policy == "drop"]
-    if survey.sysctls.get("net/bridge/bridge-nf-call-iptables") == "1" and drops:
-        tables = ", ".join(f"{chain.table} {chain.name}" for chain in drops)
-        why = f"packets between pods of one node pass the forward chains too, and {tables} drops by default"
-        yield info("bridge-nf-call-iptables is 1", why, "accept the pods' range there; see the forward firewall")
 
 
 def conntrack(survey: Survey) -> Iterator[Finding]:

@@ -196,8 +196,10 @@ DROP = Chain("ip", "filter", "FORWARD", "forward", "drop")
 
 def test_bridge_filter() -> None:
     survey = change(sysctl("net/bridge/bridge-nf-call-iptables", "1"), chains=(DROP,))
-    one(survey, "bridge filter", "info", "filter FORWARD drops by default")
+    one(survey, "bridge filter", "info", "dropped by the nft chain ip filter FORWARD")
     assert found(sysctl("net/bridge/bridge-nf-call-iptables", "1"), "bridge filter") == []
+    open_ = change(DROP, rules=("ip saddr 10.244.0.0/16 accept",))
+    assert found(change(survey, chains=(open_,)), "bridge filter") == []
 
 
 @pytest.mark.parametrize(("flows", "severity"), [(749, None), (750, "warning"), (900, "error"), (1000, "error")])

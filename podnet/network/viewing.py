@@ -1,0 +1,185 @@
+"""From the cluster's objects to what one node sees, leaving out what can't be honoured and saying so.
+
+Each Node object is parsed once, and the result is shared while the node stays the same, so a heartbeat of a thousand
+nodes leaves `peers` the identical tuple. A network configuration or a range that can't work is treated as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+import msgspec
+
+from podnet.network.backends import validate
+from podnet.network.memo import Memo, forget, recall
+from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
+from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
+from podnet.objects.cluster import Cluster
+from podnet.objects.core import Node
+from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION, NetworkSpec
+
+Network = IPv4Network | IPv6Network
+
+ATTACHMENTS = ("bridge", "ptp")
+MTU = {False: range(576, 65536), True: range(1280, 65536)}
+"""What a pod's interface may have, without and with IPv6 (RFC 791, RFC 8200)."""
+
+
+def node_info(node: Node) -> NodeInfo:
+    """Reduce a Node object; what can't be used is left out (problems() names it)."""
+    annotations = node.metadata.annotations
+    return NodeInfo(
+        name=node.metadata.name,
+        addresses=_one_per_family(filter(None, (usable_address(text) for _, text in addresses_of(node)))),
+        pod_cidrs=_one_per_family(filter(None, (usable_range(text) for _, text in ranges_of(node)))),
+        accepts=_words(annotations.get(ACCEPTS_ANNOTATION, "")),
+        sends=_words(annotations.get(SENDS_ANNOTATION, "")),
+    )
+
+
+def view(
+    cluster: Cluster,
+    facts: LocalFacts,
+    attachments: tuple[Attachment, ...] = (),
+    memo: Memo | None = None,
+    said: tuple[Words, Words] | None = None,
+) -> NodeView | None:
+    """What the node named in `facts` sees; None while the cluster has no usable network configuration or not this node.
+
+    `said` is (accepts, sends) as this node's agent last tried to publish them: its Node object may not show that yet.
+    """
+    memo = {} if memo is None else memo
+    node, config = cluster.nodes.get(("", facts.node)), cluster.network
+    if node is None or config is None:
+        return None
+    network = recall(memo, "network", (config,), lambda: None if any(mistakes(config.spec)) else config.spec)
+    if network is None:
+        return None
+    me = _info(memo, facts.node, node)
+    if said is not None:
+        me = recall(memo, "said", (me, said), lambda info=me: _saying(info, *said))  # type: ignore[misc]
+    peers = recall(memo, "peers", (cluster.nodes, me.addresses, me.pod_cidrs), lambda: _peers(cluster, me, memo))
+    return NodeView(me=me, peers=peers, network=network, facts=facts, attachments=attachments)
+
+
+def _saying(info: NodeInfo, accepts: Words, sends: Words) -> NodeInfo:
+    return msgspec.structs.replace(info, accepts=accepts, sends=sends)
+
+
+def _peers(cluster: Cluster, me: NodeInfo, memo: Memo) -> tuple[NodeInfo, ...]:
+    found = [_info(memo, name, node) for (_, name), node in sorted(cluster.nodes.items()) if name != me.name]
+    forget(memo, "node", {("node", name) for _, name in cluster.nodes})
+    return recall(memo, "distinct", (me.addresses, me.pod_cidrs, *found), lambda: tuple(_distinct(me, found)))
+
+
+def _info(memo: Memo, name: str, node: Node) -> NodeInfo:
+    return recall(memo, ("node", name), (node,), lambda: node_info(node))
+
+
+def _distinct(me: NodeInfo, found: Iterable[NodeInfo]) -> Iterator[NodeInfo]:
+    """The peers that can be reached: what is mine stays mine, and a range belongs to the first who has it."""
+    mine = [ip_network(cidr) for cidr in me.pod_cidrs]
+    taken: set[str] = set()
+    for peer in found:
+        cidrs = tuple(cidr for cidr in peer.pod_cidrs if base_address(cidr) not in taken and _apart(cidr, mine))
+        addresses = tuple(address for address in peer.addresses if address not in me.addresses)
+        taken.update(map(base_address, cidrs))
+        if cidrs and addresses:
+            same = (cidrs, addresses) == (peer.pod_cidrs, peer.addresses)
+            yield peer if same else msgspec.structs.replace(peer, pod_cidrs=cidrs, addresses=addresses)
+
+
+def _apart(cidr: str, networks: Iterable[Network]) -> bool:
+    network = ip_network(cidr)
+    return not any(network.version == other.version and network.overlaps(other) for other in networks)
+
+
+def mistakes(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
+    """(field, message) of what makes a network configuration unusable; the API server refuses more than this."""
+    for index, text in enumerate(spec.pod_cidrs):
+        if usable_range(text) is None:
+            yield f"spec.podCIDRs[{index}]", f"{text!r} is no range for pods; write one such as 10.244.0.0/16"
+    families = sorted(map(is_v6, spec.pod_cidrs))
+    if families not in ([False], [True], [False, True]):
+        yield "spec.podCIDRs", "must hold one range, or one for each IP family"
+    if spec.attachment not in ATTACHMENTS:
+        yield "spec.attachment", f"Unsupported value: {spec.attachment!r}: supported values: {', '.join(ATTACHMENTS)}"
+    allowed = MTU[True in families]
+    if spec.mtu and spec.mtu not in allowed:
+        yield "spec.mtu", f"must be 0 (derived) or from {allowed[0]} to {allowed[-1]}"
+    yield from ((f"spec.backend.{field}", message) for field, message in validate(spec.backend))
+
+
+def problems(cluster: Cluster, memo: Memo | None = None) -> tuple[Problem, ...]:
+    """What in the cluster's objects can't be honoured; each such thing is treated as absent. `memo` as for view()."""
+    memo = {} if memo is None else memo
+    return recall(memo, "problems", (cluster.nodes, cluster.network), lambda: tuple(_problems(cluster, memo)))
+
+
+def _problems(cluster: Cluster, memo: Memo) -> Iterator[Problem]:
+    config = cluster.network
+    inside: list[Network] = []
+    if config is not None:
+        found = tuple(mistakes(config.spec))
+        for field, message in found:
+            yield Problem(f"NetworkConfig/{NETWORK_NAME}", "InvalidNetworkConfig", f"{field}: {message}", field)
+        inside = [] if found else [ip_network(cidr) for cidr in config.spec.pod_cidrs]
+    infos = []
+    for (_, name), node in sorted(cluster.nodes.items()):
+        yield from recall(memo, ("faults", name), (node, config), lambda node=node: tuple(_faults(node, inside)))  # type: ignore[misc]
+        infos.append(_info(memo, name, node))
+    forget(memo, "faults", {("faults", name) for _, name in cluster.nodes})
+    yield from recall(memo, "shared", tuple(infos), lambda: (*_overlaps(infos), *_duplicates(infos)))
+
+
+def _faults(node: Node, inside: Iterable[Network]) -> Iterator[Problem]:
+    name, addresses, ranges = f"Node/{node.metadata.name}", dict(addresses_of(node)), dict(ranges_of(node))
+    if not addresses:
+        yield Problem(name, "NoInternalIP", "the node has no InternalIP; its kubelet must report one")
+    if not ranges:
+        yield Problem(name, "NoPodCIDR", "the node has no podCIDR; is a node IPAM controller running?")
+    for field, text in addresses.items():
+        if usable_address(text) is None:
+            yield Problem(name, "InvalidAddress", f"{text!r} is no address that other nodes can reach", field)
+    for field, text in ranges.items():
+        if usable_range(text) is None:
+            yield Problem(name, "InvalidPodCIDR", f"{text!r} is no range for pods", field)
+        elif inside and _apart(text, inside):
+            message = (
+                f"podCIDR {text} is in no range of NetworkConfig/{NETWORK_NAME}; add one, or pods are masqueraded there"
+            )
+            yield Problem(name, "PodCIDROutside", message, field)
+
+
+def _overlaps(infos: Iterable[NodeInfo]) -> Iterator[Problem]:
+    """Two ranges are nested or apart: so the widest one before in order is the only one to compare with."""
+    ranges = ((ip_network(cidr), info.name) for info in infos for cidr in info.pod_cidrs)
+    widest: tuple[Network, str] | None = None
+    for network, name in sorted(ranges, key=lambda entry: (entry[0].version, entry[0], entry[1])):
+        if widest is None or widest[0].version != network.version or not widest[0].overlaps(network):
+            widest = network, name
+            continue
+        message = f"podCIDR {network} overlaps {widest[0]} of node {widest[1]}"
+        yield Problem(f"Node/{name}", "PodCIDROverlap", message, "spec.podCIDRs")
+
+
+def _duplicates(infos: Iterable[NodeInfo]) -> Iterator[Problem]:
+    owners: dict[str, str] = {}
+    for info in infos:
+        for address in info.addresses:
+            owner = owners.setdefault(address, info.name)
+            if owner != info.name:
+                message = f"address {address} is that of node {owner} too"
+                yield Problem(f"Node/{info.name}", "DuplicateAddress", message, "status.addresses")
+
+
+def _one_per_family(values: Iterable[str]) -> tuple[str, ...]:
+    first: dict[bool, str] = {}
+    for value in values:
+        first.setdefault(is_v6(value), value)
+    return tuple(first.values())
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (word.strip() for word in text.split(","))))
