@@ -73,8 +73,8 @@ def shape(index: int, rate: int, burst: int) -> Request:
 
 
 def delete_qdisc(index: int, parent: int) -> Request:
-    """Remove a link's ROOT or INGRESS queue; ENOENT or EINVAL when there is none of ours."""
-    handle = _SHAPER_HANDLE if parent == ROOT else _INGRESS_HANDLE
+    """Remove a link's ROOT or INGRESS queue; ENOENT or EINVAL when it has but the one that every link has."""
+    handle = 0 if parent == ROOT else _INGRESS_HANDLE
     return Request(DELETE_QDISC, 0, _HEADER.pack(0, index, handle, parent, 0))
 
 

@@ -155,10 +155,10 @@ def everything(path: str) -> dict[Key, Resource]:
 def settle(plane: Dataplane, desired: NodeState) -> Outcome:
     """One pass: read, diff, apply; and the next pass has nothing to do."""
     outcome = plane.apply(plan(desired, plane.read(desired)))
-    assert [str(error) for error in outcome.failed] == []
-    assert outcome.held == ()
+    assert not outcome.failed, [str(error) for error in outcome.failed]
+    assert not outcome.held, outcome.held
     left = difference(plan(desired, plane.read(desired)))
-    assert left == ""
+    assert not left, left
     return outcome
 
 

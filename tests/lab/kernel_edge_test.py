@@ -27,7 +27,7 @@ from podnet.wire import links
 from podnet.wire.links import LinkMessage
 from tests.kernel.contract import TABLE, UPLINK, adding, element, pod, rules, settle
 from tests.kernel.contract import links as our_links
-from tests.lab.hands import KernelNode, kernel_node, needs_root
+from tests.lab.hands import KernelNode, kernel_node, needs_root, wait_for
 
 pytestmark = [pytest.mark.lab, needs_root]
 
@@ -125,7 +125,7 @@ class TestNamespaces:
             settle(node.plane, desired)
             settle(node.plane, {})
             settle(node.plane, desired)
-        assert descriptors() == before
+        wait_for(lambda: descriptors() <= before)  # links are removed by other threads
 
 
 class TestNetlink:
@@ -476,6 +476,13 @@ def test_what_the_reference_says_of_vxlan_and_of_a_pod(node: KernelNode) -> None
     assert "inet 10.244.1.1/24 brd 10.244.1.255 scope global podnet0" in node.run("ip addr show podnet0")
     assert "default via 10.244.1.1 dev eth0 proto 112" in node.run("ip route", path)
     assert "inet6 fd44:1::5/64 scope global nodad" in node.run("ip -6 addr show eth0", path)
+
+
+def test_a_shaper_of_any_handle_is_removed(node: KernelNode) -> None:
+    settle(node.plane, state(iter([Ifb(name="podnet1")])))
+    node.run("tc qdisc add dev podnet1 root handle 77: tbf rate 1mbit burst 10kb latency 50ms")
+    settle(node.plane, state(iter([Ifb(name="podnet1")])))
+    assert "tbf" not in node.run("tc qdisc show dev podnet1")
 
 
 def test_a_shaper_is_what_tc_makes_of_the_same_words(node: KernelNode) -> None:

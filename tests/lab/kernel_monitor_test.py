@@ -123,6 +123,24 @@ def test_a_route_that_changes_hands_is_foreign(node: KernelNode) -> None:
     settle(node.plane, state(iter([wanted])))
 
 
+@pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit"])
+@pytest.mark.parametrize("protocol", [112, 4])
+@pytest.mark.parametrize(
+    "wanted", [Route("10.250.0.0/16", via="10.0.0.2", dev=UPLINK), Route("fd50::/32", via="fd00::2")]
+)
+def test_a_dead_end_in_place_of_a_route_is_seen(node: KernelNode, wanted: Route, kind: str, protocol: int) -> None:
+    settle(node.plane, state(iter([wanted])))
+    node.events()
+    node.run(f"ip route replace {kind} {wanted.dst} protocol {protocol} metric {1024 if ':' in wanted.dst else 0}")
+    events = node.events()
+    assert {subject.key for _, subject in events if isinstance(subject, Route)} == {wanted.key}
+    assert disagreements(events, {wanted.key: wanted})
+    settle(node.plane, state(iter([wanted])))
+    node.run(f"ip route replace {kind} 10.66.0.0/16 protocol 112")
+    settle(node.plane, {})
+    assert kind not in node.run("ip route")
+
+
 def test_a_foreign_address_is_foreign(node: KernelNode) -> None:
     node.events()
     node.run(f"ip addr add 10.9.9.9/32 dev {UPLINK}")

@@ -87,7 +87,7 @@ def test_any_other_queue_has_no_rate() -> None:
 
 
 def test_queues_are_asked_for_and_removed_by_parent() -> None:
-    assert struct.unpack("=BxxxiIII", tc.delete_qdisc(3, tc.ROOT).body) == (0, 3, 0x10000, tc.ROOT, 0)
+    assert struct.unpack("=BxxxiIII", tc.delete_qdisc(3, tc.ROOT).body) == (0, 3, 0, tc.ROOT, 0)
     assert struct.unpack("=BxxxiIII", tc.delete_qdisc(3, tc.INGRESS).body) == (0, 3, 0xFFFF0000, tc.INGRESS, 0)
     assert tc.dump_qdiscs().flags == tc.dump_filters(3).flags == DUMP
     assert struct.unpack("=BxxxiIII", tc.dump_filters(3).body) == (0, 3, 0, 0xFFFF0000, 0)
