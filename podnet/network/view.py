@@ -1,7 +1,7 @@
 """What one node sees: the cluster, its own facts and its pods, as one immutable value.
 
-Every feature is a function of a `NodeView`; viewing.py makes one from the cluster's objects. Two views that share a part
-by identity (`is`) see the same there, so what depends on that part need not be computed again.
+Every feature is a function of a `NodeView`; viewing.py makes one from the objects of the cluster. Two views that share a
+part by identity (`is`) see the same there, so what depends on that part need not be computed again.
 """
 
 from __future__ import annotations
