@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from podnet.cli.output import emit, output_option
-from podnet.cli.target import AgentAway, Node, Target, need_root, target_options
+from podnet.cli.target import AgentAway, Node, Target, need_root, node_option, target_options
 from podnet.errors import UserError
 from podnet.state.host import Sysctl
 from podnet.state.nft import Element
@@ -35,7 +35,7 @@ Exit codes: 0 all is gone (also if there was nothing), 1 something could not be 
 @click.option("--dry-run", is_flag=True, help="List only, change nothing.")
 @click.option("--all", "everything", is_flag=True, help="Also the state directory: records of addresses.")
 @click.option("--force", is_flag=True, help="Even while the agent runs.")
-@click.option("--node", default=None, metavar="NAME", help="Of a lab: this node. Else: make sure that it is this one.")
+@node_option("Of a lab: this node. Else: make sure that it is this one.")
 @output_option
 @target_options
 def command(

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from podnet.cli.output import emit, output_option
-from podnet.cli.target import AgentAway, Node, Target, need_root, target_options
+from podnet.cli.target import AgentAway, Node, Target, need_root, node_option, target_options
 from podnet.errors import UserError
 from podnet.network.checkup import compare, examine
 from podnet.network.checkup.finding import RANK, Finding
@@ -25,7 +25,7 @@ Exit codes: 0 no errors, 1 errors were found, 2 wrong input.
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--node", default=None, metavar="NAME", help="This node only.")
+@node_option("This node only.")
 @output_option
 @target_options
 def command(target: Callable[[], Target], node: str | None, output: str) -> int:

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from podnet.cli.output import emit, output_option
-from podnet.cli.target import AgentAway, Target, target_options
+from podnet.cli.target import AgentAway, Target, node_option, target_options
 from podnet.errors import UserError
 from podnet.network.desired import desired, node_state
 from podnet.network.view import LocalFacts, is_v6
@@ -40,7 +40,7 @@ Shown = dict[str, Any]
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--node", default=None, metavar="NAME", help="This node only.")
+@node_option("This node only.")
 @click.option("--diff", is_flag=True, help="Show how the kernel differs: + add, ~ change, ! replace, - delete.")
 @click.option("-f", "--file", type=click.File(lazy=True), default=None, help="Compute from a YAML file; - for stdin.")
 @click.option("--uplink", default=None, metavar="LINK", help="With -f: the nodes' uplink [eth0].")

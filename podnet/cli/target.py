@@ -98,6 +98,18 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return [name for name in registry.names() if name.startswith(incomplete)]
 
 
+def node_option(text: str) -> Callable[[Decorated], Decorated]:
+    """Adds --node, which completes to the nodes of the lab that is meant."""
+    return click.option("--node", default=None, metavar="NAME", shell_complete=_complete_node, help=text)
+
+
+def _complete_node(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    with suppress(UserError):
+        nodes = resolve(ctx.params.get("lab"), ctx.params.get("run_dir"), ctx.params.get("state_dir")).nodes
+        return [node.name for node in nodes if node.name.startswith(incomplete)]
+    return []
+
+
 def resolve(
     lab: str | None = None, run_dir: str | None = None, state_dir: str | None = None, kubeconfig: str | None = None
 ) -> Target:

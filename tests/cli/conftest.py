@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,15 +30,21 @@ def podnet(capsys: pytest.CaptureFixture[str]) -> Podnet:
 
 
 @pytest.fixture
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without labs, agent or kubeconfig, on which we are root; returns a folder for everything."""
+def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine without labs, agent or kubeconfig, on which we are root; gives a folder for everything.
+
+    Its path is short, since that of a unix socket may have no more than 107 bytes.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="podnet-")
+    tmp_path = Path(folder.name)
     monkeypatch.setattr(registry, "ROOT", str(tmp_path / "labs"))
     for name in ("RUN_DIR", "STATE_DIR", "CONF_DIR"):
         monkeypatch.setattr(f"podnet.cli.target.{name}", str(tmp_path / name.lower()))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    return tmp_path
+    yield tmp_path
+    folder.cleanup()
 
 
 @pytest.fixture

@@ -185,3 +185,13 @@ def test_options_complete_names_of_labs(bare: Path) -> None:
         make_lab(name)
     found = ShellComplete(main.podnet, {}, "podnet", "_PODNET_COMPLETE").get_completions(["status", "--lab"], "o")
     assert [item.value for item in found] == ["one", "other"]
+
+
+def test_options_complete_names_of_nodes(bare: Path) -> None:
+    complete = ShellComplete(main.podnet, {}, "podnet", "_PODNET_COMPLETE").get_completions
+    assert complete(["plan", "--node"], "n") == []
+    make_lab("one", nodes=1)
+    assert [item.value for item in complete(["plan", "--node"], "n")] == ["node1"]
+    make_lab("two", nodes=2)
+    assert complete(["plan", "--node"], "n") == [], "which lab?"
+    assert [item.value for item in complete(["doctor", "--lab", "two", "--node"], "n")] == ["node1", "node2"]
