@@ -79,7 +79,7 @@ TWINS = cluster(
 TINY = cluster([node("n1", "10.244.1.7/32", "192.168.77.11")], NetworkConfig(ObjectMeta("default")))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @example(TWINS)
 @example(TINY)
 @given(CLUSTERS)
