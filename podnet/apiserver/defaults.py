@@ -17,7 +17,7 @@ from podnet.objects.network import NetworkSpec
 def namespace(document: Document) -> None:
     """The label by which policies select a namespace, and the finalizer that empties it."""
     metadata = document["metadata"]
-    metadata.setdefault("labels", {}).setdefault("kubernetes.io/metadata.name", metadata["name"])
+    metadata.setdefault("labels", {}).setdefault("kubernetes.io/metadata.name", metadata.get("name", ""))
     document.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
     document.setdefault("status", {}).setdefault("phase", "Active")
 
@@ -101,7 +101,8 @@ def service(document: Document) -> None:
         spec.setdefault("externalTrafficPolicy", "Cluster")
     for port in spec.get("ports", ()):
         port.setdefault("protocol", "TCP")
-        port.setdefault("targetPort", port.get("port"))
+        if "port" in port:
+            port.setdefault("targetPort", port["port"])
     document.setdefault("status", {}).setdefault("loadBalancer", {})
 
 

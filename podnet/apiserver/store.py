@@ -97,7 +97,8 @@ class Store:
         self._objects: dict[str, dict[str, dict[str, Record]]] = {}
         self._pending: dict[Key, tuple[Record | None, asyncio.Future[None]]] = {}
         self._watchers: dict[str, set[Watcher]] = {}
-        self._queue: queue.SimpleQueue[Job | Mark | int] = queue.SimpleQueue()  # an int: compact up to it
+        self._outbox: list[Job] = []
+        self._queue: queue.SimpleQueue[list[Job] | Mark | int] = queue.SimpleQueue()  # an int: compact up to it
         self._failing = ""
         self._loop = asyncio.get_running_loop()
         self.revision, objects, self._history = database.load()
@@ -198,8 +199,15 @@ class Store:
         self._issued += 1
         done: asyncio.Future[None] = self._loop.create_future()
         self._pending[key] = (after, done)
-        self._queue.put((Change(self._issued, key, before, after), done))
+        self._outbox.append((Change(self._issued, key, before, after), done))
+        if len(self._outbox) == 1:
+            self._loop.call_soon(self._flush)
         await asyncio.shield(done)
+
+    def _flush(self) -> None:
+        """Hand over what this turn of the loop has written: the thread is woken once a turn, not once a write."""
+        jobs, self._outbox = self._outbox, []
+        self._queue.put(jobs)
 
     def _write(self) -> None:
         """The writer thread. After a failed commit it refuses all until the loop has forgotten what was built on it."""
@@ -220,9 +228,9 @@ class Store:
         jobs: list[Job] = []
         while not jobs or (len(jobs) < GROUP and not self._queue.empty()):
             item = self._queue.get()
-            if not isinstance(item, tuple):
+            if not isinstance(item, list):
                 return jobs, item
-            jobs.append(item)
+            jobs += item
         return jobs, None
 
     def _commit(self, jobs: list[Job], broken: str) -> str:
@@ -283,6 +291,7 @@ class Store:
 
     def close(self) -> None:
         """Commit what is queued, then close the file. The loop may not submit any more."""
+        self._flush()
         self._queue.put(Mark.STOP)
         self._thread.join()
         self._database.close()

@@ -32,7 +32,7 @@ class Form(msgspec.Struct, frozen=True):
 
 
 FORMS: Mapping[str, Form] = {
-    "Namespace": Form(core.Namespace, name=rules.dns_label),
+    "Namespace": Form(node.NamespaceForm, node.namespace, name=rules.dns_label),
     "Node": Form(core.Node, node.node, node.node_update),
     "Pod": Form(pod.PodForm, pod.pod),
     "Service": Form(service.Service, service.service, service.service_update, rules.dns_1035_label),

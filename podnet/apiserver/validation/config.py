@@ -33,6 +33,7 @@ class Secret(Object, frozen=True):
 
     type: str = "Opaque"
     data: dict[str, str] = {}
+    string_data: dict[str, str] = {}
     immutable: bool = False
 
 

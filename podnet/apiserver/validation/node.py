@@ -1,13 +1,32 @@
-"""What holds for a Node. Source: k8s.io/kubernetes pkg/apis/core/validation/validation.go (ValidateNode)."""
+"""What holds for a Node and a Namespace. Source: k8s.io/kubernetes pkg/apis/core/validation/validation.go."""
 
 from __future__ import annotations
 
 from podnet.apiserver.validation import rules
 from podnet.apiserver.validation.pod import EFFECTS
 from podnet.apiserver.validation.rules import Causes, wrong
-from podnet.objects.core import Node
+from podnet.objects.core import Namespace, Node
+from podnet.objects.meta import Value
 
 ADDRESS_TYPES = ("InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS")
+
+
+class NamespaceSpec(Value, frozen=True):
+    """What must be done before a namespace may go."""
+
+    finalizers: tuple[str, ...] = ()
+
+
+class NamespaceForm(Namespace, frozen=True):
+    """A Namespace as validated."""
+
+    spec: NamespaceSpec = NamespaceSpec()
+
+
+def namespace(new: NamespaceForm) -> Causes:
+    """Its finalizers; all else is metadata."""
+    for finalizer in new.spec.finalizers:
+        yield from rules.qualified_name("spec.finalizers", finalizer)
 
 
 def node(new: Node) -> Causes:
