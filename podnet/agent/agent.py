@@ -51,8 +51,8 @@ class Agent:
 
     `cluster()` gives the newest snapshot, or None before every informer has listed once; `facts(me)` reads the node's
     own facts, or says in a sentence why they can't be had; `applied(view, reason)` is told of every pass, with a view
-    when it was clean; `said()` gives the newest words that were published (network/migration.py),
-    `unusable()` the documents that could not be decoded.
+    when it was clean, and `looking()` before it; `said()` gives the newest words that were published (see
+    network/migration.py), `unusable()` the documents that could not be decoded.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Agent:
         facts: Facts,
         attachments: Iterable[Attachment] = (),
         applied: Callable[[NodeView | None, str | None], None] = lambda view, reason: None,
+        looking: Callable[[], None] = lambda: None,
         said: Callable[[], tuple[Words, Words] | None] = lambda: None,
         unusable: Callable[[], tuple[Problem, ...]] = lambda: (),
     ) -> None:
@@ -79,6 +80,7 @@ class Agent:
         self._cluster = cluster
         self._read_facts = facts
         self._applied = applied
+        self._looking = looking
         self._said = said
         self._unusable = unusable
         self._facts: LocalFacts | None = None
@@ -197,6 +199,7 @@ class Agent:
     async def _pass(self) -> Pass | None:
         waiters, self._waiters = self._waiters, []
         events, self._events = self._events, []
+        self._looking()
         reason, done = await self._look(), None
         if self.view is not None:
             pods = tuple(map(self._present, self.attachments.values()))

@@ -101,6 +101,7 @@ async def _main(
             facts=lambda me: _facts(node, me),
             attachments=store.all(),
             applied=lambda seen, reason: _applied(agent, publisher, conflist, seen, reason),
+            looking=publisher.withhold,
             said=lambda: publisher.tried,
             unusable=lambda: tuple(Problem(_name(each), "Invalid", each.message) for each in informers.problems),
         )

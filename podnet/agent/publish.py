@@ -37,7 +37,7 @@ class Publisher:
         self._api = api
         self._node = node
         self.tried: Words | None = None
-        """The newest words that were sent off, whether or not the API has them (`said` of network/view.py)."""
+        """The newest words that this agent meant to say, whether or not the API has them (`said` of viewing.view)."""
         self._words: Words | None = None
         self._written: Words | None = None
         self._since: dict[Problem, float] = {}
@@ -50,6 +50,8 @@ class Publisher:
             self._words = published(applied)
             if self.tried is None and self._words == (applied.me.accepts, applied.me.sends):
                 self._written = self._words  # as they were before this agent started
+            elif self._words != self._written:
+                self.tried = self._words
         loop = asyncio.get_running_loop()
         mine = [problem for problem in problems if problem.object in (f"Node/{self._node}", NETWORK)]
         for problem in mine:
@@ -57,8 +59,12 @@ class Publisher:
                 loop.call_later(GRACE + 0.1, self._wake.set)
         self._since = {problem: self._since.get(problem, loop.time()) for problem in mine}
         self._reported &= self._since.keys()
-        if self._words != self._written:
+        if self._words not in (None, self._written):
             self._wake.set()
+
+    def withhold(self) -> None:
+        """The agent looks anew: what it decided before may be wrong by now and must not be said any more."""
+        self._words = None
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -74,7 +80,6 @@ class Publisher:
     async def _write(self) -> None:
         words = self._words
         if words and words != self._written:
-            self.tried = words
             accepts, sends = words
             annotations = {ACCEPTS_ANNOTATION: ",".join(accepts), SENDS_ANNOTATION: ",".join(sends)}
             await self._api.patch(NODES, self._node, {"metadata": {"annotations": annotations}})

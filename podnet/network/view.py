@@ -1,6 +1,6 @@
 """What one node sees: the cluster, its own facts and its pods, as one immutable value.
 
-Every feature is a function of a `NodeView`; viewing.py makes one from the objects of the cluster. Two views that share a
+Every feature is a function of a `NodeView`; viewing.py makes one from the cluster's objects. Two views that share a
 part by identity (`is`) see the same there, so what depends on that part need not be computed again.
 """
 

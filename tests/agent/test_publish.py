@@ -103,6 +103,18 @@ async def test_only_the_newest_words_survive_an_outage(desk: Desk) -> None:
     ]
 
 
+async def test_what_was_decided_before_the_last_look_is_not_said(desk: Desk) -> None:
+    desk.api.failures = 1
+    desk.publisher.publish(seen(), ())
+    await until(lambda: not desk.api.failures)
+    desk.publisher.withhold()
+    await asyncio.sleep(0.05)
+    assert desk.api.patches == []
+    assert desk.publisher.tried == published(seen())
+    desk.publisher.publish(seen(), ())
+    await until(lambda: bool(desk.api.patches))
+
+
 async def test_an_unclean_pass_publishes_nothing(desk: Desk) -> None:
     desk.publisher.publish(None, ())
     await asyncio.sleep(0.03)
