@@ -23,7 +23,7 @@ from podnet.cni.errors import CniError, Code
 from podnet.kernel.monitor import Event
 from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import Desired, Unit, after, desired
-from podnet.network.memo import Memo, recall
+from podnet.network.memo import Memo
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address
 from podnet.network.viewing import problems, view
 from podnet.objects.cluster import Cluster
@@ -255,8 +255,7 @@ class Agent:
         return done, drifted and bool(done.plan)
 
     def _report(self, cluster: Cluster) -> None:
-        found = recall(self._memo, "problems", (cluster,), lambda: problems(cluster))
-        self.problems = (*found, *self._unusable())
+        self.problems = (*problems(cluster, self._memo), *self._unusable())
         metrics.PROBLEMS.set(len(self.problems))
 
     async def _poll(self) -> None:

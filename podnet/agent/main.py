@@ -123,6 +123,7 @@ async def _main(
 
 async def _until_signal(agent: Agent, informers: Informers, publisher: Publisher) -> None:
     async def follow() -> None:
+        agent.wake()  # to say what it waits for, and to take back what a killed one has promised
         seen: Cluster | None = await informers.until_synced()
         while True:
             agent.wake()
