@@ -308,7 +308,12 @@ def status(agent: Agent, version: str) -> dict[str, object]:
     seen, done = agent.view, agent.last
     facts: Mapping[str, object] = {}
     if seen is not None:
-        facts = {"podCIDRs": seen.me.pod_cidrs, "uplink": seen.facts.uplink, "backend": dict(seen.network.backend)}
+        facts = {
+            "addresses": seen.me.addresses,
+            "podCIDRs": seen.me.pod_cidrs,
+            "uplink": seen.facts.uplink,
+            "backend": dict(seen.network.backend),
+        }
     return {
         "node": agent.node,
         "version": version,

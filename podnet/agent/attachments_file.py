@@ -156,7 +156,8 @@ def read(state_dir: str) -> tuple[tuple[Attachment, ...], tuple[RangeUse, ...]]:
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             rows = db.execute(used).fetchall()
-            return tuple(_records(db)), tuple(RangeUse(name, n, int(total), last) for name, n, total, last in rows)
+            records = tuple(record for record in _records(db) if not record.ended)
+            return records, tuple(RangeUse(name, n, int(total), last) for name, n, total, last in rows)
     except sqlite3.Error as error:
         raise UserError(f"{path} can't be read: {error}") from None
 

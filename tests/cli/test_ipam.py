@@ -179,7 +179,7 @@ def test_repair_asks_a_running_agent(podnet: Podnet, there: There, tmp_path: Pat
     network = FakeNetwork()
     with agent(tmp_path, network):
         assert podnet("check", "--repair").return_value == 0
-        assert network.calls == ["detach c1"]
+        assert network.calls == ["detach c1", "forget c1"]
         assert [record.container_id for record in read(str(tmp_path / "state"))[0]] == ["c0", "c2"]
 
 
