@@ -107,6 +107,7 @@ def _bind(text: str, stack: contextlib.ExitStack) -> socket.socket:
 
 def _open_data_dir(path: str, stack: contextlib.ExitStack) -> None:
     """Make the folder and hold its lock: two servers on one file would not see each other's writes."""
+    os.umask(0o077)  # Secrets are in there
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         lock = os.open(os.path.join(path, "lock"), os.O_CREAT | os.O_RDWR, 0o600)

@@ -85,6 +85,8 @@ def test_a_life(tmp_path: Path) -> None:
         assert process.wait(5) == 0
         assert process.stdout is not None
         assert process.stdout.read() == ""
+    private = [path for path in folder.rglob("*") if path.name != "ca.crt"]
+    assert {path.stat().st_mode & 0o077 for path in private} == {0}
     assert sorted(path.name for path in folder.iterdir()) == ["admin.kubeconfig", "lock", "pki", "podnet.db"]
 
 
