@@ -17,7 +17,7 @@ from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink
 from podnet.kernel.netns import NoNamespace, inside
 from podnet.kernel.nft import Nft
 from podnet.kernel.outcome import ApplyError, Outcome, Tally
-from podnet.kernel.own import Own
+from podnet.kernel.own import INSIDE, Own
 from podnet.kernel.reading import Reading
 from podnet.kernel.reaping import Reaper
 from podnet.kernel.sysctl import Sysctls
@@ -103,16 +103,16 @@ class KernelDataplane:
         if links:
             steps = [step for step in steps if step not in links]
         with inside(path or self.netns), ExitStack() as stack:
-            netlink = stack.enter_context(Netlink(ROUTE)) if path else self.netlink
+            netlink = stack.enter_context(Netlink(ROUTE, port=INSIDE)) if path else self.netlink
             stack.enter_context(Writing(netlink, self.sysctls, tally)).add(steps)
         if links:
             self.reaper.remove(links, tally)
 
     def act(self, actions: Iterable[Action]) -> None:
         """See Dataplane."""
-        for action in actions:
+        if actions := tuple(actions):
             with Netlink(NETFILTER, self.netns) as netlink:
-                conntrack.forget(netlink, action)
+                conntrack.forget(netlink, actions)
 
     def close(self) -> None:
         """See Dataplane."""

@@ -1,10 +1,11 @@
-"""What the kernel says changed: two multicast sockets, turned into few words for the reconciler.
+"""What the kernel says changed: multicast sockets, turned into few words for the reconciler.
 
 An event is a pair. ("new", resource) and ("del", resource): an object with our mark, as it is now or was. ("foreign",
 resource): an object without our mark came or went that may stand where one of ours is wanted. ("dirty", kind):
 something of that kind changed in a way that only a reading can tell; "facts" stands for the node's own links and
-addresses, "all" for everything, after the kernel had more to say than the socket could hold. Changes that we made are
-not reported where that can be told (own.py); elsewhere they agree with what the reconciler knows.
+addresses, "all" for everything, after the kernel had more to say than the socket could hold. Of pods only kinds are
+told (podmonitor.py). Changes that we made are not reported where that can be told (own.py); elsewhere they agree with
+what the reconciler knows.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Literal
 import msgspec
 
 from podnet.kernel import decode
-from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink, enlarge
-from podnet.kernel.netns import socket_in
+from podnet.kernel.netlink import BURST, NETFILTER, READ, ROUTE, Netlink, listen
 from podnet.kernel.own import Own
+from podnet.kernel.podmonitor import Heard, PodMonitor
 from podnet.state.resource import TABLE_PREFIX, Resource
 from podnet.wire import links, rtnetlink
 from podnet.wire.links import LinkMessage
@@ -29,12 +30,8 @@ from podnet.wire.tc import INGRESS, QdiscMessage
 
 Event = tuple[Literal["new", "del", "foreign", "dirty"], Resource | str]
 
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _NFTABLES_GROUP, _NFTABLES = 7, 10  # multicast group; subsystem, the upper byte of a message's type
 _ELEMENT_MESSAGES = frozenset({12, 13, 14})  # NFT_MSG_*SETELEM
-_BUFFER = 16 << 20
-_READ = 1 << 16
-_BURST = 4096  # datagrams in one read(), so that others get their turn in an endless storm
 
 LOST_WHEN_DOWN = ("Address", "Route", "Neighbour", "FdbEntry")
 """A link that goes down takes these along, the IPv4 routes among them without a word."""
@@ -46,8 +43,9 @@ class Monitor:
     def __init__(self, netns: str = "", own: Own | None = None) -> None:
         """Raises NoNamespace."""
         self._own = own or Own()
-        self._route = _listen(netns, ROUTE, rtnetlink.GROUPS)
-        self._nft = _listen(netns, NETFILTER, (_NFTABLES_GROUP,))
+        self._route = listen(netns, ROUTE, rtnetlink.GROUPS)
+        self._nft = listen(netns, NETFILTER, (_NFTABLES_GROUP,))
+        self._pods = PodMonitor(netns)
         self._links: dict[int, LinkMessage] = {}
         self._names: dict[int, str] = {}
         with Netlink(ROUTE, netns) as netlink:  # after joining, so nothing is missed
@@ -57,28 +55,49 @@ class Monitor:
     @property
     def filenos(self) -> tuple[int, ...]:
         """What to wait on until it is readable."""
-        return (self._route.fileno(), self._nft.fileno())
+        return (self._route.fileno(), self._nft.fileno(), self._pods.socket.fileno())
 
     def close(self) -> None:
         """Stop listening."""
         self._route.close()
         self._nft.close()
+        self._pods.socket.close()
 
     def read(self) -> list[Event]:
         """What has happened since the last call, each thing once, in order."""
         own = self._own.ports()
         events: dict[Event, None] = {}
-        for channel, judge in ((self._route, self._changed), (self._nft, _table_changed)):
+        heard: list[Heard] = []
+        for source in (self._inside(heard), self._node(own), self._tables(own), self._judged(heard, own)):
             try:
-                for message in _drain(channel):
-                    for event in judge(message, own):
-                        events.pop(event, None)  # the last time counts
-                        events[event] = None
+                for event in source:
+                    events.pop(event, None)  # the last time counts
+                    events[event] = None
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                events[("dirty", "all")] = None
+                events["dirty", "all"] = None
         return list(events)
+
+    def _node(self, own: frozenset[int]) -> Iterator[Event]:
+        for message in _drain(self._route):
+            yield from self._changed(message, own)
+
+    def _tables(self, own: frozenset[int]) -> Iterator[Event]:
+        for message in _drain(self._nft):
+            yield from _table_changed(message, own)
+
+    def _inside(self, heard: list[Heard]) -> Iterator[Event]:
+        """Heard before the node's own news and judged after it: what comes of a link depends on its other end."""
+        heard.extend(self._pods.hear())
+        yield from ()
+
+    def _judged(self, heard: list[Heard], own: frozenset[int]) -> Iterator[Event]:
+        for kind in self._pods.judge(heard, own, self._stays):
+            yield "dirty", kind
+
+    def _stays(self, index: int) -> bool:
+        return index in self._names and not self._own.removes(self._names[index], gone=False)
 
     def _changed(self, message: Message, own: frozenset[int]) -> Iterator[Event]:
         if message.kind in (links.NEW, links.DELETE):
@@ -174,19 +193,10 @@ def _table_changed(message: Message, own: frozenset[int]) -> Iterator[Event]:
             yield "dirty", "NftTable"
 
 
-def _listen(netns: str, family: int, groups: tuple[int, ...]) -> socket.socket:
-    channel = socket_in(netns, socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, family)
-    channel.bind((0, 0))
-    enlarge(channel, _BUFFER)
-    for group in groups:
-        channel.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-    return channel
-
-
 def _drain(channel: socket.socket) -> Iterator[Message]:
-    for _ in range(_BURST):
+    for _ in range(BURST):
         try:
-            data = channel.recv(_READ)
+            data = channel.recv(READ)
         except BlockingIOError:
             return
         yield from messages(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -22,10 +22,16 @@ ROUTE, NETFILTER = 0, 12
 BATCH = 1000
 """Requests in one send: as many errors fit into the receive buffer."""
 
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
+READ = 1 << 16
+"""Bytes of one receive: more than the kernel ever sends at once."""
+
+BURST = 4096
+"""Datagrams that a listener takes at a time, so that others get their turn in an endless storm."""
+
+_SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _STRICT = 270, 1, 10, 11, 12
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
 _BUFFER = 4 << 20
-_READ = 1 << 16
+_LISTEN_BUFFER = 16 << 20
 _PATIENCE = 8  # dumps that were disturbed before the last is taken as it is; the event of what disturbed it follows
 
 
@@ -36,11 +42,12 @@ class NetlinkError(OSError):
 class Netlink:
     """A socket of one netlink family in one network namespace; used by one thread at a time."""
 
-    def __init__(self, family: int, netns: str = "") -> None:
-        """Raises NoNamespace when there is no namespace at `netns` ("": the thread's own)."""
+    def __init__(self, family: int, netns: str = "", port: int = 0) -> None:
+        """Raises NoNamespace when there is no namespace at `netns` ("": the thread's own). `port` is the address
+        to have if it is free; 0: any."""
         self.socket = socket_in(netns, socket.AF_NETLINK, socket.SOCK_RAW, family)
         try:
-            _prepare(self.socket)
+            _prepare(self.socket, port)
         except BaseException:
             self.socket.close()
             raise
@@ -76,7 +83,7 @@ class Netlink:
         frames.append(frame(requests[-1], last, ACK))
         self.socket.sendall(b"".join(frames))
         while True:
-            for message in messages(self.socket.recv(_READ)):
+            for message in messages(self.socket.recv(READ)):
                 if message.kind != ERROR or not first <= message.sequence <= last:
                     continue
                 problem = failure(message)
@@ -90,7 +97,7 @@ class Netlink:
         self._sequence += 1
         self.socket.sendall(frame(request, self._sequence))
         while True:
-            for message in messages(self.socket.recv(_READ)):
+            for message in messages(self.socket.recv(READ)):
                 if message.sequence != self._sequence:
                     continue
                 if message.kind == ERROR:
@@ -112,7 +119,7 @@ class Netlink:
         bodies: list[bytes] = []
         whole = True
         while True:
-            for message in messages(self.socket.recv(_READ)):
+            for message in messages(self.socket.recv(READ)):
                 if message.sequence != self._sequence:
                     continue
                 whole = whole and not message.flags & DUMP_INTERRUPTED
@@ -125,8 +132,23 @@ class Netlink:
                 bodies.append(message.body)
 
 
-def _prepare(channel: socket.socket) -> None:
+def listen(netns: str, family: int, groups: Iterable[int]) -> socket.socket:
+    """A socket that hears what these multicast groups are told, and never blocks. Raises NoNamespace."""
+    channel = socket_in(netns, socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, family)
     channel.bind((0, 0))
+    enlarge(channel, _LISTEN_BUFFER)
+    for group in groups:
+        channel.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    return channel
+
+
+def _prepare(channel: socket.socket, port: int) -> None:
+    try:
+        channel.bind((port, 0))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        channel.bind((0, 0))
     enlarge(channel, _BUFFER)
     for option in (_CAP_ACK, _EXT_ACK, _STRICT):
         with suppress(OSError):  # kernels before 4.3, 4.12, 4.20: less said in errors, more sent in dumps

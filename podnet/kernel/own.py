@@ -6,10 +6,15 @@ makes everything that might have been on it suspect; so the dataplane announces 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 
 from podnet.state.links import Link
 from podnet.state.plan import Step
+
+INSIDE = 0x50000000 | (os.getpid() & 0xFFFFFF)
+"""The netlink port of our sockets in pods, which live too shortly to be asked. The kernel by itself gives process ids
+and negative numbers."""
 
 
 class Own:
@@ -21,7 +26,7 @@ class Own:
 
     def ports(self) -> frozenset[int]:
         """The netlink ports that our changes come from."""
-        return frozenset(port() for port in self._ports) - {0}
+        return frozenset((INSIDE, *(port() for port in self._ports))) - {0}
 
     def announce(self, steps: Iterable[Step]) -> None:
         """These steps are about to be carried out."""

@@ -38,7 +38,19 @@ ETHER = 1
 _HEADER = Struct("=BxHiII")  # struct ifinfomsg
 _UP = 0x1
 _RUNNING = 0x40
-_ADDRESS, _NAME, _MTU, _MASTER, _PORT, _INFO, _ALIAS, _GROUP, _NETNS_FD, _FILTER = 1, 3, 4, 10, 12, 18, 20, 27, 28, 29
+_ADDRESS, _NAME, _MTU, _PAIR, _MASTER, _PORT, _INFO, _ALIAS, _GROUP, _NETNS_FD, _FILTER = (
+    1,
+    3,
+    4,
+    5,
+    10,
+    12,
+    18,
+    20,
+    27,
+    28,
+    29,
+)
 _INFO_KIND, _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 1, 2, 4, 5
 _VXLAN_ID, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 3, 4, 7, 15, 17
 _VETH_PEER = 1
@@ -59,7 +71,8 @@ class VxlanData(msgspec.Struct, frozen=True, gc=False):
 class LinkMessage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A link. None means: not said. `index` 0 means: the one called `name`. `master` 0 means: no master.
 
-    `carrier` and `hardware` (ARPHRD_*) are only read. `netns_fd` is only sent: the open namespace the link is born in.
+    `pair` (the ifindex of a veth's other end, in its namespace), `carrier` and `hardware` (ARPHRD_*) are only read.
+    `netns_fd` is only sent: the open namespace the link is born in.
     """
 
     index: int = 0
@@ -74,6 +87,7 @@ class LinkMessage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     vxlan: VxlanData | None = None
     peer: LinkMessage | None = None
     netns_fd: int | None = None
+    pair: int = 0
     carrier: bool = False
     hardware: int = 0
 
@@ -178,6 +192,7 @@ def decode(body: bytes) -> LinkMessage:
         hairpin=_hairpin(info),
         vxlan=_decode_vxlan(data) if kind == "vxlan" else None,
         peer=_decode_peer(data) if kind == "veth" and data else None,
+        pair=number(found.get(_PAIR)),
         carrier=bool(flags & _RUNNING),
         hardware=hardware,
     )

@@ -9,7 +9,7 @@ import pytest
 from podnet.kernel import nft
 from podnet.kernel.dataplane import stages
 from podnet.kernel.outcome import ApplyError, Outcome, Tally
-from podnet.kernel.own import Own
+from podnet.kernel.own import INSIDE, Own
 from podnet.state.host import Sysctl
 from podnet.state.links import Bridge, PodLink, Veth, VethPeer, Vxlan
 from podnet.state.nft import Element, NftTable
@@ -143,8 +143,8 @@ def test_an_error_is_one_clear_sentence(error: ApplyError, sentence: str) -> Non
 
 class TestOwn:
     def test_ports_that_are_known(self) -> None:
-        assert Own(lambda: 7, lambda: 0, lambda: 9).ports() == {7, 9}
-        assert Own().ports() == frozenset()
+        assert Own(lambda: 7, lambda: 0, lambda: 9).ports() == {7, 9, INSIDE}
+        assert Own().ports() == {INSIDE}
 
     def test_a_link_that_we_remove_goes_down_and_then_away_once(self) -> None:
         own = Own()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from podnet.state.links import Bridge, Ifb, Veth, VethPeer
 from podnet.state.plan import plan
 from podnet.state.resource import NodeState, state
 from podnet.state.routes import Address, Route
-from tests.kernel.contract import UPLINK, adding, deleting, everything, links, node_parts, settle, veth
+from tests.kernel.contract import UPLINK, adding, deleting, everything, links, node_parts, pod, settle, veth
 from tests.lab.hands import KernelNode, kernel_node, needs_root
 
 pytestmark = [pytest.mark.lab, needs_root]
@@ -211,6 +212,69 @@ def test_a_monitor_without_a_dataplane_hears_everything(node: KernelNode) -> Non
 def test_there_is_no_such_namespace(tmp_path: Path) -> None:
     with pytest.raises(NoNamespace):
         Monitor(str(tmp_path / "none"))
+
+
+IN_THE_POD = {
+    "ip route del default": "Route",
+    "ip -6 route del default": "Route",
+    "ip route replace 10.244.0.0/16 dev eth0": "Route",
+    "ip -6 route replace default dev eth0 metric 1024": "Route",
+    "ip addr del 10.244.1.5/24 dev eth0": "Address",
+    "ip addr del fd44:1::5/64 dev eth0": "Address",
+    "ip addr flush dev eth0": "Address",
+    "ip neigh del 10.244.1.1 dev eth0": "Neighbour",
+    "ip neigh replace 10.244.1.1 lladdr 0a:00:00:00:00:99 dev eth0": "Neighbour",
+    "ip link set eth0 mtu 1300": "PodLink",
+    "ip link set eth0 address 0a:00:00:00:00:99": "PodLink",
+    "ip link set eth0 down": "Route",
+}
+
+
+@pytest.mark.parametrize("command", IN_THE_POD)
+def test_what_others_change_in_a_pod_is_heard(node: KernelNode, command: str) -> None:
+    path = node.pod()
+    desired = everything(path)
+    settle(node.plane, desired)
+    node.events()
+    node.run(command, path)
+    assert ("dirty", IN_THE_POD[command]) in node.events()
+    inside = {step.resource.key[1] for step in plan(desired, node.plane.read(desired)).steps}
+    assert inside == {path}
+    settle(node.plane, desired)
+
+
+def test_what_pods_do_for_themselves_is_not_told(node: KernelNode) -> None:
+    path = node.pod()
+    settle(node.plane, everything(path))
+    node.run("ip link add inner type bridge", path)
+    node.events()
+    for command in (
+        "ip addr add 10.244.1.77/32 dev eth0",
+        "ip addr del 10.244.1.77/32 dev eth0",
+        "ip route add 10.77.0.0/16 via 10.244.1.1",
+        "ip route del 10.77.0.0/16",
+        "ip neigh add 10.244.1.9 lladdr 0a:00:00:00:00:09 dev eth0",
+        "ip neigh del 10.244.1.9 dev eth0",
+        "ip link set inner up",
+        "ip link set lo alias mine",
+        "ip link del inner",
+    ):
+        node.run(command, path)
+    assert [event for event in node.events() if event[0] == "dirty"] == []
+
+
+def test_making_and_removing_pods_tells_nothing_of_their_inside(node: KernelNode) -> None:
+    """Numbers of namespaces are given again, and the next pod's link is not taken for the last one's."""
+    settle(node.plane, state(links()))
+    node.events()
+    for number in range(5, 9):
+        path = node.pod()
+        settle(node.plane, state(itertools.chain(links(), pod(path, number))))
+        node.end(path)
+        settle(node.plane, state(links()))
+        kinds = {subject for verb, subject in node.events() if verb == "dirty"}
+        assert not kinds & {"PodLink"}
+    assert len(node.monitor._pods._shapes) <= 2
 
 
 def test_a_pod_that_dies_makes_suspect_what_went_with_it(node: KernelNode) -> None:
