@@ -88,6 +88,8 @@ class Agent:
         self._units: Desired = {}
         self._reason: str | None = "the agent is starting"
         self._events: list[Event] = []
+        self._flows: list[ForgetFlows] = []
+        self._walk = asyncio.Lock()
         self._waiters: list[asyncio.Future[Pass | None]] = []
         self._wake = asyncio.Event()
 
@@ -141,13 +143,17 @@ class Agent:
     async def forget(self, attachment: Attachment) -> None:
         """Remove the flows of an attachment from connection tracking; raises CniError.
 
-        The kernel walks its whole table for that, so it is done beside the thread that reconciles.
+        The kernel walks its whole table for that, so it is done beside the thread that reconciles, and whoever comes
+        meanwhile shares the next walk.
         """
-        flows = tuple(forget for address in attachment.addresses for forget in _flows(base_address(address)))
-        try:
-            await asyncio.to_thread(self.reconciler.dataplane.act, flows)
-        except OSError as error:
-            raise CniError(Code.IO, "the pod's flows could not be forgotten", str(error)) from None
+        self._flows += (forget for address in attachment.addresses for forget in _flows(base_address(address)))
+        async with self._walk:
+            flows, self._flows = self._flows, []
+            try:
+                await asyncio.to_thread(self.reconciler.dataplane.act, flows)
+            except OSError as error:
+                self._flows += flows
+                raise CniError(Code.IO, "the pod's flows could not be forgotten", str(error)) from None
 
     async def verify(self, attachment: Attachment) -> tuple[str, ...]:
         """How the kernel differs from what the attachment needs; empty when all is there."""

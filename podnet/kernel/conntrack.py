@@ -8,6 +8,7 @@ of them misread filters on IPv6 addresses (wire/conntrack.py).
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable, Sequence
 
 from podnet.kernel.netlink import Netlink, NetlinkError
 from podnet.state.host import ForgetFlows
@@ -15,13 +16,22 @@ from podnet.wire import conntrack
 from podnet.wire.conntrack import Pattern
 from podnet.wire.spelling import IPV4, IPV6, family_of
 
+FEW = 6
+"""So many patterns are looked for one by one; each walk costs the kernel some 15 ms, however few flows there are."""
 
-def forget(netlink: Netlink, action: ForgetFlows) -> int:
+
+def forget(netlink: Netlink, actions: Iterable[ForgetFlows]) -> int:
     """Delete the flows that match; returns how many. A flow that goes by itself meanwhile is no error.
 
     Raises NetlinkError when there is no connection tracking.
     """
-    return sum(_forget(netlink, pattern) for pattern in patterns(action))
+    wanted = [pattern for action in actions for pattern in patterns(action)]
+    if len(wanted) <= FEW:
+        return sum(_forget(netlink, pattern, [pattern]) for pattern in wanted)
+    families = sorted({pattern.family for pattern in wanted})
+    return sum(
+        _forget(netlink, Pattern(family), [each for each in wanted if each.family == family]) for family in families
+    )
 
 
 def patterns(action: ForgetFlows) -> list[Pattern]:
@@ -35,9 +45,9 @@ def patterns(action: ForgetFlows) -> list[Pattern]:
     ]
 
 
-def _forget(netlink: Netlink, pattern: Pattern) -> int:
-    flows = [flow for body in netlink.dump(conntrack.dump(pattern)) if (flow := conntrack.decode(body)) is not None]
-    meant = [flow for flow in flows if pattern.matches(flow)]
+def _forget(netlink: Netlink, listed: Pattern, wanted: Sequence[Pattern]) -> int:
+    flows = [flow for body in netlink.dump(conntrack.dump(listed)) if (flow := conntrack.decode(body)) is not None]
+    meant = [flow for flow in flows if any(pattern.matches(flow) for pattern in wanted)]
     refused = netlink.write([conntrack.delete(flow) for flow in meant])
     for failure in refused.values():
         if failure.errno != errno.ENOENT:

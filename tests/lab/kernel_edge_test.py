@@ -419,6 +419,16 @@ class TestFlows:
         node.plane.act([action])
         assert self.flows(node) == {flow for flow in before if not gone(flow)}
 
+    def test_many_wishes_are_one_walk(self, node: KernelNode) -> None:
+        self.fill(node)
+        before = self.flows(node)
+        pods = [f"10.244.7.{number}" for number in range(40)]
+        wishes = [ForgetFlows(source=pod) for pod in pods] + [ForgetFlows(answered_by=pod) for pod in pods]
+        node.plane.act([*wishes, ForgetFlows(source="10.0.0.3"), ForgetFlows(17, answered_by="fd44::2")])
+        gone = {flow for flow in before if flow[1] == "10.0.0.3" or (flow[0], flow[3]) == ("udp", "fd44::2")}
+        assert gone
+        assert self.flows(node) == before - gone
+
     def test_nothing_to_forget(self, node: KernelNode) -> None:
         node.plane.act([ForgetFlows(17, 53), ForgetFlows(answered_by="10.244.0.1")])
 
