@@ -28,10 +28,10 @@ def forget(netlink: Netlink, actions: Iterable[ForgetFlows]) -> int:
     wanted = [pattern for action in actions for pattern in patterns(action)]
     if len(wanted) <= FEW:
         return sum(_forget(netlink, pattern, [pattern]) for pattern in wanted)
-    families = sorted({pattern.family for pattern in wanted})
-    return sum(
-        _forget(netlink, Pattern(family), [each for each in wanted if each.family == family]) for family in families
-    )
+    groups: dict[Pattern, list[Pattern]] = {}
+    for pattern in wanted:
+        groups.setdefault(Pattern(pattern.family, pattern.protocol), []).append(pattern)
+    return sum(_forget(netlink, listed, group) for listed, group in groups.items())
 
 
 def patterns(action: ForgetFlows) -> list[Pattern]:
