@@ -14,6 +14,7 @@ from hashlib import sha1
 
 from podnet.client.api import Api
 from podnet.client.errors import ApiError
+from podnet.network.memo import Memo, recall
 from podnet.network.migration import published
 from podnet.network.view import NodeView, Problem
 from podnet.objects.kinds import EVENTS, NODES
@@ -38,6 +39,7 @@ class Publisher:
         self._node = node
         self.tried: Words | None = None
         """The newest words that this agent meant to say, whether or not the API has them (`said` of viewing.view)."""
+        self._memo: Memo = {}
         self._words: Words | None = None
         self._written: Words | None = None
         self._since: dict[Problem, float] = {}
@@ -47,7 +49,8 @@ class Publisher:
     def publish(self, applied: NodeView | None, problems: tuple[Problem, ...]) -> None:
         """Take note of a pass; `applied` is None when it left something undone, which is then not announced."""
         if applied is not None:
-            self._words = published(applied)
+            parts = (applied.me, applied.peers, applied.network)
+            self._words = recall(self._memo, "published", parts, lambda: published(applied))
             if self.tried is None and self._words == (applied.me.accepts, applied.me.sends):
                 self._written = self._words  # as they were before this agent started
             elif self._words != self._written:
