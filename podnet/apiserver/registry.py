@@ -51,7 +51,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """See the module's story. `now` gives the time in UTC."""
+    """See the module's story. `now` gives the time in UTC. Documents handed in are taken over: they get changed."""
 
     def __init__(self, store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.store = store

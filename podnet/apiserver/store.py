@@ -12,6 +12,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable
 from enum import Enum
@@ -22,6 +23,7 @@ from podnet.apiserver.status import ApiError, Document, expired, too_large_revis
 
 HISTORY_CHANGES = 32_768
 HISTORY_BYTES = 48 << 20
+SYNC_SECONDS = 0.5  # how long a commit may stay off the disk (durability normal)
 GROUP = 512  # writes in one transaction
 QUEUE = 16_384  # events a watcher may be behind before it is cut off
 
@@ -211,11 +213,14 @@ class Store:
 
     def _write(self) -> None:
         """The writer thread. After a failed commit it refuses all until the loop has forgotten what was built on it."""
-        broken = ""
+        broken, due = "", None
         while True:
-            jobs, mark = self._gather()
+            jobs, mark = self._gather(None if due is None else max(due - time.monotonic(), 0.0))
             if jobs:
                 broken = self._commit(jobs, broken)
+                due = due or time.monotonic() + SYNC_SECONDS
+            if due is not None and time.monotonic() >= due:
+                broken, due = self._sync() or broken, None
             if mark is Mark.STOP:
                 return
             if mark is Mark.RESUME:
@@ -223,11 +228,21 @@ class Store:
             if isinstance(mark, int):
                 self._database.compact(mark)
 
-    def _gather(self) -> tuple[list[Job], Mark | int | None]:
-        """What is queued, at least one, up to the first mark."""
+    def _sync(self) -> str:
+        try:
+            self._database.sync()
+        except OSError as error:
+            return f"{error.strerror}: the disk does not keep what it is given"
+        return ""
+
+    def _gather(self, patience: float | None) -> tuple[list[Job], Mark | int | None]:
+        """What is queued, up to the first mark; nothing only after `patience` seconds (None: for ever)."""
         jobs: list[Job] = []
         while not jobs or (len(jobs) < GROUP and not self._queue.empty()):
-            item = self._queue.get()
+            try:
+                item = self._queue.get(timeout=patience)
+            except queue.Empty:
+                return jobs, None
             if not isinstance(item, list):
                 return jobs, item
             jobs += item

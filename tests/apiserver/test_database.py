@@ -109,6 +109,17 @@ def test_after_a_power_cut_revisions_go_on_where_nobody_has_been(path: str) -> N
     assert database.load()[0] == base
 
 
+def test_sync_reaches_the_wal_unless_every_commit_does(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fdatasync", synced.append)
+    for durability, count in (("full", 0), ("normal", 1)):
+        database = Database(path, durability)
+        database.commit(history() if durability == "full" else [])
+        database.sync()
+        assert len(synced) == count
+    assert Database(path).load()[2] == history(), "opening the WAL a second time has broken no lock"
+
+
 def test_durability_is_what_sqlite_is_told(path: str) -> None:
     for name, number in (("normal", 1), ("full", 2)):
         database = Database(path, name)

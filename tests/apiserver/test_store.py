@@ -236,6 +236,39 @@ async def test_a_failing_disk_refuses_writes_keeps_reads_and_recovers(tmp_path: 
     assert Database(str(tmp_path / "test.db")).load()[1][key("a")] == record
 
 
+async def test_commits_reach_the_disk_soon_and_an_idle_store_leaves_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(module, "SYNC_SECONDS", 0.05)
+    monkeypatch.setattr(Database, "sync", lambda self: synced.append(1))
+    with opened(tmp_path) as store:
+        for number in range(20):
+            await put(store, "a", number)
+        await asyncio.sleep(0.2)
+        assert 1 <= len(synced) <= 10, "not once a commit"
+        before = len(synced)
+        await asyncio.sleep(0.2)
+        assert len(synced) == before
+
+
+async def test_a_disk_that_does_not_keep_what_it_is_given_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Database) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(module, "SYNC_SECONDS", 0.01)
+    with opened(tmp_path) as store:
+        monkeypatch.setattr(Database, "sync", fail)
+        await put(store, "a")
+        await asyncio.sleep(0.1)
+        with pytest.raises(ApiError, match="Input/output error: the disk does not keep"):
+            await put(store, "b")
+        monkeypatch.undo()
+        await put(store, "c")
+
+
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["put", "remove", "restart", "burst"]), st.sampled_from("abc"), st.sampled_from(["x", "y"])
