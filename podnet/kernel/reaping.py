@@ -47,8 +47,11 @@ class Reaper:
         with answered:
             work = self._threads.submit(self._write, steps)
             work.add_done_callback(lambda _: answer.close())
+            both = select.poll()  # not select.select, which knows descriptors below 1024 only
+            for channel in (self._news, answered):
+                both.register(channel, select.POLLIN)
             while waiting and not work.done():
-                select.select([self._news, answered], [], [])
+                both.poll()
                 waiting -= self._heard()
         if work.done():
             tally.take(work.result())
