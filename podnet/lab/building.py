@@ -238,15 +238,15 @@ async def remove_node(lab: Lab, name: str, say: Progress) -> None:
     async with api_of(lab) as api:
         drained = await _drain(api, lab, node)
         say(f"{drained} pods of {name} ended")
-        for kind, namespace in ((NODES, ""), (LEASES, LEASE_NAMESPACE)):
+        lab = msgspec.structs.replace(lab, nodes=tuple(each for each in lab.nodes if each != node))
+        registry.save(lab)
+        supervisor.start(lab)
+        for program in (f"agent-{name}", f"kubelet-{name}"):
+            await process.ended(lab.program(program))
+            shutil.rmtree(lab.program(program), ignore_errors=True)
+        for kind, namespace in ((NODES, ""), (LEASES, LEASE_NAMESPACE)):  # its kubelet would register it again
             with suppress(ApiError):
                 await api.delete(kind, name, namespace)
-    lab = msgspec.structs.replace(lab, nodes=tuple(each for each in lab.nodes if each != node))
-    registry.save(lab)
-    supervisor.start(lab)
-    for program in (f"agent-{name}", f"kubelet-{name}"):
-        await process.ended(lab.program(program))
-        shutil.rmtree(lab.program(program))
     teardown.unplug(lab, node)
     say(f"{name} is gone")
 
