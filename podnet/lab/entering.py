@@ -51,7 +51,7 @@ def sandboxes(lab: Lab) -> list[Sandbox]:
 def containers(of: Sandbox) -> Iterator[tuple[str, int]]:
     """The containers of a pod that run, and their processes, in the order of the pod's spec."""
     pod = sandbox.read_pod(of)
-    for container in pod.spec.containers if pod else ():
+    for container in pod.spec.containers:
         folder = container_folder(of, container.name)
         for number in runs(folder)[-1:]:
             found = process.look(f"{folder}/{number}")

@@ -72,9 +72,8 @@ class Kubelet:
     async def _follow_pods(self) -> None:
         cluster = await self._pods.until_synced()
         for sandbox in read_all(self._node.pods_dir):
-            pod = read_pod(sandbox)
-            if pod and sandbox.uid not in {known.metadata.uid for known in cluster.pods.values()}:
-                self._begin(pod).end()
+            if sandbox.uid not in {known.metadata.uid for known in cluster.pods.values()}:
+                self._begin(read_pod(sandbox)).end()
         while True:
             self._assign_all()
             cluster = await self._pods.changed(cluster)

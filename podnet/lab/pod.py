@@ -21,7 +21,7 @@ import msgspec
 from podnet.client.api import Api
 from podnet.client.errors import ApiError
 from podnet.lab import inside, process
-from podnet.lab.containers import ContainerLife, Host, Waiting, container_folder, grace_of, runs
+from podnet.lab.containers import ContainerLife, Host, Waiting, grace_of, runs
 from podnet.lab.libcni import TRY_AGAIN, PluginError
 from podnet.lab.sandbox import Sandbox, Sandboxes, read
 from podnet.lab.status import ContainerReport, PodReport, index, pod_status, unix
@@ -165,8 +165,8 @@ class PodLife:
         """The newest run of each container, from disk."""
         if not self.sandbox:
             return []
-        names = [container.name for container in (*self.pod.spec.init_containers, *self.pod.spec.containers)]
-        folders = [container_folder(self.sandbox, name) for name in names]
+        containers = f"{self.sandbox.folder}/containers"
+        folders = [f"{containers}/{name}" for name in (os.listdir(containers) if os.path.isdir(containers) else ())]
         return [f"{folder}/{numbers[-1]}" for folder in folders if (numbers := runs(folder))]
 
     async def _give_back(self) -> None:

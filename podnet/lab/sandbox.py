@@ -31,6 +31,7 @@ from podnet.lab.libcni import INTERNAL, TRY_AGAIN, Cni, Network, PluginError, Ru
 from podnet.lab.registry import write
 from podnet.objects.codec import InvalidObject, decode, encode
 from podnet.objects.core import Pod
+from podnet.objects.meta import ObjectMeta
 
 RATES = {"kubernetes.io/ingress-bandwidth": "ingress", "kubernetes.io/egress-bandwidth": "egress"}
 BURST = 2**31 - 1
@@ -121,13 +122,13 @@ def read_all(pods_dir: str) -> list[Sandbox]:
     return [found for name in names if (found := read(f"{pods_dir}/{name}"))]
 
 
-def read_pod(sandbox: Sandbox) -> Pod | None:
+def read_pod(sandbox: Sandbox) -> Pod:
     """The pod as it was when its sandbox was made, for the case that the API no longer has it."""
     try:
         with open(f"{sandbox.folder}/pod.json", "rb") as file:
             return decode(file.read(), Pod)
     except (FileNotFoundError, InvalidObject):
-        return None
+        return Pod(metadata=ObjectMeta(name=sandbox.name, namespace=sandbox.namespace, uid=sandbox.uid))
 
 
 def save(sandbox: Sandbox) -> Sandbox:
