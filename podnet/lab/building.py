@@ -129,18 +129,18 @@ def _make(lab: Lab) -> Iterator[str]:
 
 def _make_keys(lab: Lab) -> Iterator[str]:
     """The kubeconfigs: the admin's for the machine, one per node for its agent and its kubelet."""
-    wanted: list[tuple[str, str, str, str, tuple[str, ...]]] = [
-        (lab.kubeconfig, lab.api_url, "admin", "system:masters", ())
-    ]
-    for node in lab.nodes:
-        names = (node.name, *node.addresses)
-        wanted.append((node.kubeconfig, lab.fabric_url, f"system:node:{node.name}", "system:nodes", names))
-    missing = [entry for entry in wanted if not os.path.exists(entry[0])]
-    authority = pki.load_authority(f"{lab.folder}/api") if missing else None
-    for path, server, user, group, sans in missing:
-        assert authority
-        pki.write_kubeconfig(path, server, authority, user, pki.issue(authority, user, (group,), sans))
-        yield path
+    missing = [node for node in lab.nodes if not os.path.exists(node.kubeconfig)]
+    if not missing and os.path.exists(lab.kubeconfig):
+        return
+    authority = pki.load_authority(f"{lab.folder}/api")
+    if not os.path.exists(lab.kubeconfig):
+        admin = pki.issue(authority, "admin", ("system:masters",))
+        pki.write_kubeconfig(lab.kubeconfig, lab.api_url, authority, "admin", admin)
+    for node in missing:
+        user = f"system:node:{node.name}"
+        certificate = pki.issue(authority, user, ("system:nodes",), (node.name, *node.addresses))
+        pki.write_kubeconfig(node.kubeconfig, lab.fabric_url, authority, user, certificate)
+    yield "keys"
 
 
 def api_of(lab: Lab) -> Api:

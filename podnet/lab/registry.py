@@ -164,8 +164,11 @@ def write(path: str, data: bytes) -> None:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """The right to change a lab; waits for whoever has it. Leaves nothing behind, not even ROOT when it is empty."""
-    path = f"{ROOT}/.{name}.lock"
+    """The right to change a lab; waits for whoever has it. Leaves nothing behind, not even ROOT when it is empty.
+
+    Raises ValueError for what can't be a name.
+    """
+    path = f"{ROOT}/.{os.path.basename(folder(name))}.lock"
     fd = _lock(path)
     try:
         yield
@@ -178,8 +181,8 @@ def locked(name: str) -> Iterator[None]:
 
 def _lock(path: str) -> int:
     while True:
-        os.makedirs(ROOT, exist_ok=True)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, FileExistsError):  # the last one to leave removes the folders
+            os.makedirs(ROOT, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if _is_open(fd, path):
