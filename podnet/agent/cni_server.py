@@ -101,6 +101,7 @@ class CniServer:
         self._locks: WeakValueDictionary[Id, asyncio.Lock] = WeakValueDictionary()
         self._adding: set[asyncio.Task[bytes]] = set()
         self._ending: set[asyncio.Task[None]] = set()
+        self._finishing: set[asyncio.Task[None]] = set()
         self._memo: Memo = {}
         self._commands: dict[str, Callable[[Request], Awaitable[bytes]]] = {
             "ADD": self._add,
@@ -165,7 +166,7 @@ class CniServer:
             async with asyncio.timeout_at(deadline):
                 await self._make_way(draft)
             async with self._locked(draft.id, deadline):
-                attachment = await self._record(draft, request, view)
+                attachment = await self._record(draft, request, view, deadline)
                 await self._attach(attachment, deadline)
         except TimeoutError:
             raise _late(self._seconds) from None
@@ -177,13 +178,13 @@ class CniServer:
         if holder and holder.id != draft.id and self._store.get(holder.id) and await self._network.verify(holder):
             await self._forget(holder)
 
-    async def _record(self, draft: Attachment, request: Request, view: NodeView) -> Attachment:
+    async def _record(self, draft: Attachment, request: Request, view: NodeView, deadline: float) -> Attachment:
         sets = range_sets(request.config, view.me.pod_cidrs)
         try:
             try:
                 return await self._store.add(draft, sets, request.ips)
             except (ranges.Exhausted, ranges.AddressTaken):
-                await self.settled()
+                await self._given_back(deadline)
                 return await self._store.add(draft, sets, request.ips)
         except ranges.Exhausted as error:
             raise CniError(Code.EXHAUSTED, str(error), "remove pods, or give the node a larger podCIDR") from None
@@ -198,6 +199,11 @@ class CniServer:
             ) from None
         except StoreFailed as error:
             raise CniError(Code.IO, str(error)) from None
+
+    async def _given_back(self, deadline: float) -> None:
+        """Wait for the addresses that are about to be free; not for a DEL that waits itself, perhaps for our lock."""
+        if self._finishing:
+            await asyncio.wait(self._finishing, timeout=deadline - asyncio.get_running_loop().time())
 
     async def _attach(self, attachment: Attachment, deadline: float) -> None:
         """All or nothing: what fails, or is not done by the deadline, is undone."""
@@ -249,8 +255,14 @@ class CniServer:
                 answer.set_exception(error if isinstance(error, CniError) else CniError(Code.IO, str(error)))
 
     async def _finish(self, ended: Attachment) -> None:
-        await self._network.forget(ended)
-        await self._store.remove(ended)
+        task = asyncio.current_task()
+        assert task
+        self._finishing.add(task)
+        try:
+            await self._network.forget(ended)
+            await self._store.remove(ended)
+        finally:
+            self._finishing.discard(task)
 
     async def _finish_later(self, ended: Attachment) -> None:
         try:
