@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from podnet.lab import process, registry, teardown
+from podnet.lab import fabric, process, registry, teardown
 from podnet.lab.registry import Lab
 from tests.lab.labs import PODNET, LiveLab, live_lab, needs_root, run, sweep, until
 
@@ -214,7 +214,7 @@ def test_it_is_quick_and_proves_itself() -> None:
 
 
 @pytest.mark.xdist_group("lab-whole")
-@pytest.mark.parametrize("broken", ["supervisor", "everything", "node", "fabric", "demo pod", "kubeconfig"])
+@pytest.mark.parametrize("broken", ["supervisor", "everything", "node", "fabric", "demo pod", "kubeconfig", "reboot"])
 def test_up_repairs(whole: LiveLab, broken: str) -> None:
     lab = whole.lab
     match broken:
@@ -232,6 +232,10 @@ def test_up_repairs(whole: LiveLab, broken: str) -> None:
             run("kubectl", "--kubeconfig", lab.kubeconfig, "delete", "pod", "-n", "demo", "web-3", "--wait")
         case "kubeconfig":
             os.unlink(lab.kubeconfig)
+        case "reboot":
+            teardown.kill_shims(lab.folder)
+            teardown.kill_members(fabric.mounted_below(lab.folder))
+            fabric.unmount_below(lab.folder)
     done = up(whole.name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing changed" not in done.stderr
