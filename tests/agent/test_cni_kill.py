@@ -39,6 +39,7 @@ def run_until_killed(folder: Path, seed: int, answers: int, seconds: float) -> N
 async def clean_up(folder: Path, gc_alone: bool) -> None:
     server = await lifeless.serve(str(folder))
     store: Attachments = server._store
+    await asyncio.gather(*map(server._finish_later, store.ended))  # as start() does
     told = {f"{record.container_id}-{record.addresses[0].partition('/')[0]}" for record in store.all()}
     assert set(os.listdir(folder / "kernel")) <= told, "the kernel holds what no record tells"
     if gc_alone:
