@@ -22,8 +22,9 @@ from podnet.apiserver import pki
 from podnet.client.api import Api
 from podnet.client.errors import ApiError, Unreachable
 from podnet.errors import UserError
-from podnet.lab import fabric, process, registry, supervisor, teardown, workload
+from podnet.lab import entering, fabric, process, registry, sandbox, supervisor, teardown, workload
 from podnet.lab.node import LEASE_NAMESPACE
+from podnet.lab.pod import FINAL
 from podnet.lab.registry import Lab, LabNode
 from podnet.objects.core import Node, Pod
 from podnet.objects.kinds import LEASES, NETWORKCONFIGS, NODES, PODS
@@ -66,7 +67,7 @@ async def up(options: Options, say: Progress) -> bool:
         say("nodes ready: agents run, CNI is configured")
         if options.demo:
             made += await workload.ensure(api, workload.demo())
-        count = await until(lambda: pods_ready(api), "the pods", lab)
+        count = await until(lambda: pods_ready(api, lab), "the pods", lab)
         say(f"{count} pods ready")
     return bool(made)
 
@@ -190,11 +191,19 @@ async def agent_ready(node: LabNode) -> bool:
         return False
 
 
-async def pods_ready(api: Api) -> int | None:
-    """How many pods there are, once each is ready or ended."""
+async def pods_ready(api: Api, lab: Lab) -> int | None:
+    """How many pods there are, once each is ready or ended in the words of the API, and runs on its node."""
     found = await api.list(PODS, into=Pod)
-    waiting = [pod for pod in found if not _ready(pod) and pod.status.phase not in ("Succeeded", "Failed")]
-    return None if waiting else len(found)
+    going = [pod for pod in found if pod.status.phase not in FINAL]
+    return len(found) if all(_ready(pod) and runs(lab, pod) for pod in going) else None
+
+
+def runs(lab: Lab, pod: Pod) -> bool:
+    """Whether a pod of this lab runs now: what the API says of it can be older than what happened to it."""
+    folders = [f"{node.pods_dir}/{pod.metadata.uid}" for node in lab.nodes if node.name == pod.spec.node_name]
+    place = sandbox.read(folders[0]) if folders else None
+    wanted = {container.name for container in pod.spec.containers}
+    return place is not None and place.ready and wanted <= dict(entering.containers(place)).keys()
 
 
 def _ready(of: Node | Pod) -> bool:

@@ -16,11 +16,12 @@ from podnet.errors import UserError
 from podnet.lab import building, process, registry, teardown, workload
 from podnet.lab.building import Options, plan, until
 from podnet.network import backends
-from podnet.objects.codec import convert
+from podnet.objects.codec import convert, encode
 from podnet.objects.core import Pod
 from podnet.objects.kinds import NAMESPACES, NETWORKCONFIGS, PODS, Kind
 from podnet.objects.network import NetworkConfig
 from tests.labs.test_registry import lab
+from tests.labs.values import container, pod, sandbox, write_text
 
 # -- plan
 
@@ -186,16 +187,41 @@ async def test_an_agent_that_is_not_there_is_not_ready(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pods", "expected"),
+    ("pods", "run", "expected"),
     [
-        ([], 0),
-        ([thing("a"), thing("b")], 2),
-        ([thing("a"), thing("b", "False")], None),
-        ([thing("a"), thing("b", "False", phase="Succeeded"), thing("c", "False", phase="Failed")], 3),
+        ([], False, 0),
+        ([thing("a"), thing("b")], True, 2),
+        ([thing("a"), thing("b")], False, None),
+        ([thing("a"), thing("b", "False")], True, None),
+        ([thing("a", "False", phase="Succeeded"), thing("b", "False", phase="Failed")], False, 2),
     ],
 )
-async def test_pods_are_ready(pods: list[dict[str, Any]], expected: int | None) -> None:
-    assert await building.pods_ready(FakeApi(pods=pods)) == expected  # type: ignore[arg-type]
+async def test_pods_are_ready(
+    root: Path, monkeypatch: pytest.MonkeyPatch, pods: list[dict[str, Any]], run: bool, expected: int | None
+) -> None:
+    monkeypatch.setattr(building, "runs", lambda lab, pod: run)
+    assert await building.pods_ready(FakeApi(pods=pods), lab(root)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("shim")
+def test_a_pod_runs_when_its_containers_do(root: Path) -> None:
+    made = lab(root)
+    place = sandbox(Path(made.nodes[0].pods_dir))
+    owner = pod(container("main"), container("side"))
+    write_text(f"{place.folder}/pod.json", encode(owner).decode())
+    assert not building.runs(made, owner)
+    folders = [f"{place.folder}/containers/{name}/0" for name in ("main", "side")]
+    for folder in folders:
+        process.start(folder, process.Command(("sleep", "60"), {"PATH": os.environ["PATH"]}))
+    try:
+        assert building.runs(made, owner)
+        assert not building.runs(made, pod(metadata={"uid": "another"}))
+        assert not building.runs(made, pod(nodeName="elsewhere"))
+        sandbox(Path(made.nodes[0].pods_dir), netns="/no/such")
+        assert not building.runs(made, owner)
+    finally:
+        for folder in folders:
+            process.stop_now(folder)
 
 
 # -- the cluster's network
