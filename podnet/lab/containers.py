@@ -141,9 +141,15 @@ class ContainerLife:
         """The folder of the newest run; of run 0 when there was none."""
         return f"{self.folder}/{self.restarts}"
 
+    def adopt(self) -> None:
+        """Take the state from disk; what runs counts as ready, so a kubelet's restart is no change of a pod."""
+        self.recall()
+        if isinstance(self.state, Live):
+            self.probing.adopt()
+
     async def live(self) -> int:
         """Run, and restart as the policy says; the last run's exit code. Cancelling it leaves the process alone."""
-        self.recall()
+        self.adopt()
         adopted = isinstance(self.state, Live)
         while not (isinstance(self.state, Terminated) and self._final(self.state)):
             if isinstance(self.state, Live):

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from podnet.client.api import Api
 from podnet.client.errors import ApiError
 from podnet.lab.registry import KUBELET_PORT, LabNode
 from podnet.lab.status import rfc3339
+from podnet.objects.core import Node
 from podnet.objects.kinds import LEASES, NODES
 
 log = logging.getLogger(__name__)
@@ -106,15 +108,14 @@ class Registration:
     def __init__(self, node: LabNode, api: Api) -> None:
         self._node = node
         self._api = api
-        self._trouble = "cni plugin not initialized"
+        self._trouble: str | None = None
         self._since = ""
         self._changed = asyncio.Event()
-        self._changed.set()
 
     def network_trouble(self, trouble: str) -> None:
         """Say why pods can't have a network now; "" when they can."""
         if trouble != self._trouble:
-            if bool(trouble) != bool(self._trouble):
+            if self._trouble is None or bool(trouble) != bool(self._trouble):
                 self._since = ""
             self._trouble = trouble
             self._changed.set()
@@ -142,13 +143,21 @@ class Registration:
     async def _send(self) -> None:
         now = datetime.now(UTC).timestamp()
         self._since = self._since or rfc3339(now)
-        body = status(self._node, self._trouble, now, self._since)
+        body = status(self._node, self._trouble or "", now, self._since)
         await self._api.status(NODES, self._node.name, body, strategy="strategic", into=dict)
 
     async def _renew(self) -> None:
         while True:
             await self._insist(self._renew_once)
+            await self._insist(self._compare)
             await asyncio.sleep(RENEW_SECONDS)
+
+    async def _compare(self) -> None:
+        """Report again when the API has another opinion: someone took us for dead, or deleted the Node."""
+        found = await self._api.get(NODES, self._node.name, into=Node)
+        said = [condition.status for condition in found.status.conditions if condition.type == "Ready"]
+        if self._trouble is not None and said != [str(not self._trouble)]:
+            self._changed.set()
 
     async def _renew_once(self) -> None:
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -168,6 +177,7 @@ class Registration:
                 return await step()
             except ApiError as error:
                 log.warning("node %s: %s", self._node.name, error)
-                if error.code == 404 and step == self._send:
-                    await self._register()
+                if error.code == 404 and step in (self._send, self._compare):
+                    with suppress(ApiError):
+                        await self._register()
             await asyncio.sleep(RETRY_SECONDS)

@@ -100,13 +100,12 @@ class PodLife:
     # -- life
 
     async def _live(self) -> None:
-        self._changed()
         self.sandbox = await self._make_sandbox()
         self._write_files(self.sandbox)
         self.inits = [self._life(container, once=True) for container in self.pod.spec.init_containers]
         self.mains = [self._life(container) for container in self.pod.spec.containers]
         for life in (*self.inits, *self.mains):
-            life.recall()
+            life.adopt()
         self._changed()
         for init in self.inits:
             if await init.live():
@@ -123,8 +122,10 @@ class PodLife:
         """A ready sandbox, however long the network takes."""
         delay = RETRY_SECONDS
         while True:
-            if not self.pod.spec.host_network:
-                await self._network_ready.wait()
+            if not self._sandboxes.ready(self.pod):
+                self._changed()
+                if not self.pod.spec.host_network:
+                    await self._network_ready.wait()
             try:
                 made = await self._sandboxes.make(self.pod)
                 self._trouble = ""

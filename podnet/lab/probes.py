@@ -56,10 +56,14 @@ class Probing:
         self._variables = variables
         self._changed = changed
 
+    def adopt(self) -> None:
+        """The process was started by another kubelet: it counts as started and ready until a probe fails."""
+        self.started = self.ready = True
+
     async def unhealthy(self, pid: int, adopted: bool) -> bool:
         """Probe the process `pid` until it is found unhealthy; returns True then, never otherwise (cancel it).
 
-        A process that was `adopted` from another kubelet counts as started and ready until a probe fails.
+        For one that was `adopted` the startup probe is over.
         """
         startup, readiness = self._container.startup_probe, self._container.readiness_probe
         self._set(started=adopted or startup is None, ready=adopted or startup is readiness is None)

@@ -162,6 +162,11 @@ class Sandboxes:
         """Where everything of a pod is."""
         return f"{self.pods_dir}/{pod.metadata.uid}"
 
+    def ready(self, pod: Pod) -> bool:
+        """Whether `make` has nothing to do."""
+        found = read(self.folder(pod))
+        return found is not None and found.ready
+
     async def make(self, pod: Pod) -> Sandbox:
         """A ready sandbox: the one there is, or a new one. Raises PluginError; calling again goes on."""
         folder = self.folder(pod)

@@ -14,6 +14,7 @@ from podnet.lab import node as nodes
 from podnet.lab.node import Registration, document, ready, status
 from podnet.lab.registry import make_node
 from podnet.lab.status import rfc3339
+from podnet.objects.codec import convert
 from podnet.objects.kinds import LEASES, NODES, Kind
 from tests.labs.values import until
 
@@ -30,6 +31,8 @@ class FakeApi:
         self.leases: list[str] = []
         self.fail: list[int] = []
         self.calls: list[str] = []
+        self.opinion: dict[str, Any] = {}
+        """A Ready condition that someone else wrote."""
 
     def _answer(self, call: str) -> None:
         self.calls.append(call)
@@ -56,6 +59,13 @@ class FakeApi:
         assert namespace == "kube-node-lease"
         self.leases.append(body["spec"]["renewTime"])
 
+    async def get(self, kind: Kind, name: str, *, into: type[Any]) -> Any:
+        self._answer(f"get {kind.plural}")
+        if kind.plural not in self.objects:
+            raise ApiError(404, "NotFound")
+        known = [self.opinion] if self.opinion else [self.ready] if self.statuses else []
+        return convert({"status": {"conditions": known}}, into)
+
     @property
     def ready(self) -> dict[str, Any]:
         found: dict[str, Any] = self.statuses[-1]["conditions"][-1]
@@ -65,6 +75,7 @@ class FakeApi:
 @asynccontextmanager
 async def registered(api: FakeApi) -> AsyncIterator[Registration]:
     made = Registration(NODE, api)  # type: ignore[arg-type]
+    made.network_trouble("cni plugin not initialized")
     task = asyncio.create_task(made.run())
     try:
         yield made
@@ -177,9 +188,30 @@ async def test_an_api_that_is_away_is_asked_again() -> None:
 
 async def test_an_object_that_vanished_is_registered_again() -> None:
     api = FakeApi()
-    async with registered(api) as made:
+    async with registered(api):
         await until(lambda: api.statuses)
         del api.objects[NODES.plural]
+        api.fail = [0, 404]
+        await until(lambda: NODES.plural in api.objects)
+
+
+async def test_whoever_took_the_node_for_dead_hears_that_it_lives() -> None:
+    api = FakeApi()
+    async with registered(api) as made:
         made.network_trouble("")
-        await until(lambda: api.ready["status"] == "True")
-    assert NODES.plural in api.objects
+        await until(lambda: api.statuses and api.ready["status"] == "True")
+        count = len(api.statuses)
+        api.opinion = {"type": "Ready", "status": "Unknown"}
+        await until(lambda: len(api.statuses) > count)
+        api.opinion = {}
+    assert api.ready["status"] == "True"
+
+
+async def test_before_anything_is_known_nothing_is_said() -> None:
+    api = FakeApi()
+    made = Registration(NODE, api)  # type: ignore[arg-type]
+    task = asyncio.create_task(made.run())
+    await until(lambda: len(api.leases) >= 2)
+    assert api.statuses == []
+    task.cancel()
+    await asyncio.wait([task])

@@ -89,6 +89,9 @@ class FakeSandboxes:
         if self.fail:
             raise self.fail.pop(0)
 
+    def ready(self, of: Pod) -> bool:
+        return read(self.folder(of)) is not None
+
     async def make(self, of: Pod) -> Sandbox:
         folder = self.folder(of)
         if found := read(folder):
@@ -380,11 +383,29 @@ async def test_cancelling_leaves_everything_running_and_the_next_goes_on(world: 
     task.cancel()
     await asyncio.wait([task])
     world.api.statuses.clear()
+    world.ready.clear()
     second = world.life(pod())
     async with world.living(second):
         await until(is_ready(world))
         assert pid_of(second) == before
     assert world.sandboxes.calls == ["make"]
+
+
+async def test_a_new_kubelet_never_says_that_a_running_pod_is_not_ready(world: World) -> None:
+    probe = {"exec": {"command": ["true"]}, "initialDelaySeconds": 60}
+    slow = pod(container("one", readinessProbe=probe, startupProbe=probe), container("two"))
+    first = world.life(slow)
+    task = asyncio.create_task(first.run())
+    await until(lambda: first.mains and first.mains[0].run_folder and exists(f"{first.mains[0].run_folder}/pid"))
+    await until(lambda: exists(f"{first.mains[1].run_folder}/pid"))
+    task.cancel()
+    await asyncio.wait([task])
+    world.api.statuses.clear()
+    async with world.living(world.life(slow)):
+        await until(lambda: world.api.statuses)
+        await asyncio.sleep(0.1)
+    assert [world.api.phases, world.api.condition("Ready")["status"]] == [["Running"], "True"]
+    assert all(each["ready"] for status in world.api.statuses for each in status["containerStatuses"])
 
 
 async def test_a_deletion_that_came_meanwhile_starts_nothing(world: World) -> None:
