@@ -64,21 +64,22 @@ static void must(long result, const char *what, const char *which)
     _exit(127);
 }
 
-/* A mount namespace is a copy of all mounts, and a copied nsfs mount would keep some other pod's network alive. */
-static void forget_namespaces(void)
+/* Files bound over others, and a /sys of the new network. A mount namespace is a copy of all mounts: a copied nsfs mount
+ * would keep some other pod's network alive. A target that this machine lacks is skipped, making it would change it. */
+static void make_mounts(void)
 {
+    must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make private", "/");
+    for (int i = 0; i < bind_count; i++) {
+        char *target = strchr(binds[i], '=');
+        *target++ = 0;
+        must(mount(binds[i], target, NULL, MS_BIND, NULL) && errno != ENOENT ? -1 : 0, "bind a file to", target);
+    }
     FILE *mounts = setmntent("/proc/self/mounts", "re");
     for (struct mntent *entry; mounts && (entry = getmntent(mounts));)
         if (!strcmp(entry->mnt_type, "nsfs"))
             umount2(entry->mnt_dir, MNT_DETACH);
-}
-
-/* A target that this machine lacks is skipped: making it would change the machine. */
-static void bind_file(char *bind)
-{
-    char *target = strchr(bind, '=');
-    *target++ = 0;
-    must(mount(bind, target, NULL, MS_BIND, NULL) && errno != ENOENT ? -1 : 0, "bind a file to", target);
+    if (netns && !umount2("/sys", MNT_DETACH))
+        must(mount("sysfs", "/sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "mount", "/sys");
 }
 
 static void enter_namespaces(void)
@@ -87,16 +88,9 @@ static void enter_namespaces(void)
     must(fd, "open network namespace", netns);
     must(netns ? setns(fd, CLONE_NEWNET) : 0, "enter network namespace", netns);
     must(unshare((bind_count ? CLONE_NEWNS : 0) | (hostname ? CLONE_NEWUTS : 0)), "make", "namespaces");
-    if (hostname)
-        must(sethostname(hostname, strlen(hostname)), "set hostname", hostname);
-    if (!bind_count)
-        return;
-    must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make private", "/");
-    for (int i = 0; i < bind_count; i++)
-        bind_file(binds[i]);
-    forget_namespaces();
-    if (netns && !umount2("/sys", MNT_DETACH))
-        must(mount("sysfs", "/sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "mount", "/sys");
+    must(hostname ? sethostname(hostname, strlen(hostname)) : 0, "set hostname", hostname);
+    if (bind_count)
+        make_mounts();
 }
 
 static void open_log(void)
@@ -131,7 +125,7 @@ static void write_line(const struct stream *stream, const char *text, size_t siz
 }
 
 /* Takes what is there; returns 0 at the end of the stream. */
-static int copy_output(struct stream *stream)
+static int copy_lines(struct stream *stream)
 {
     ssize_t got = read(stream->fd, stream->line + stream->used, MAX_LINE - stream->used);
     if (got < 0)
@@ -150,15 +144,14 @@ static int copy_output(struct stream *stream)
     return got > 0;
 }
 
-/* Copies output until the child ended (`child_fd` >= 0), or until both pipes are closed (-1). */
-static void copy_until(int child_fd)
+/* Copies output until the child ended (`child_fd` >= 0), then (-1) what is left: a survivor may hold the pipes open. */
+static void copy_output(int child_fd)
 {
     struct pollfd polls[3] = {{streams[0].fd, POLLIN, 0}, {streams[1].fd, POLLIN, 0}, {child_fd, POLLIN, 0}};
-    while ((child_fd >= 0 || polls[0].fd >= 0 || polls[1].fd >= 0) && !polls[2].revents)
-        if (poll(polls, 3, -1) > 0)
-            for (int i = 0; i < 2; i++)
-                if (polls[i].revents && !copy_output(&streams[i]))
-                    streams[i].fd = polls[i].fd = -1;
+    while (!polls[2].revents && poll(polls, 3, child_fd < 0 ? 0 : -1))
+        for (int i = 0; i < 2; i++)
+            if (polls[i].revents && !copy_lines(&streams[i]))
+                streams[i].fd = polls[i].fd = -1;
 }
 
 /* Everything the command left behind is now a child of ours (PR_SET_CHILD_SUBREAPER). */
@@ -234,11 +227,11 @@ static void supervise(char **command)
     must(child_fd, "watch", command[0]);
     dprintf(pid_fd, "%d %d\n", child, getpid());
     close(status_fd);
-    copy_until(child_fd);
+    copy_output(child_fd);
     waitid(P_PID, child, &ended, WEXITED | WNOWAIT);
     kill(-child, SIGKILL); /* before the number can be given to someone else */
     kill_orphans();
-    copy_until(-1);
+    copy_output(-1);
     write_exit(ended.si_code == CLD_EXITED ? ended.si_status : 128 + ended.si_status);
 }
 
@@ -263,8 +256,7 @@ int main(int count, char **arguments)
 {
     int pipes[2];
     if (!parse(count, arguments) || pipe2(pipes, O_CLOEXEC)) {
-        fprintf(stderr, "usage: podnet-shim [-k] [-n NETNS] [-h HOSTNAME] [-b SOURCE=TARGET]... [-w DIR]"
-                        " -p PID -l LOG -e EXIT -- COMMAND ARG...\n");
+        fputs("usage: podnet-shim [-k] [-n NS] [-h NAME] [-b FILE=TARGET]... [-w DIR] -p PID -l LOG -e EXIT -- CMD\n", stderr);
         return 2;
     }
     status_fd = pipes[1];

@@ -262,6 +262,19 @@ async def test_with_keep_they_live_on(folder: str, tmp_path: Path) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+async def test_a_survivor_that_holds_the_output_delays_nothing(folder: str, tmp_path: Path) -> None:
+    """A daemon that a killed agent started must not keep the next agent from starting."""
+    process.start(
+        folder, sh(f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60' & sleep 0.1; echo last", keep=True)
+    )
+    async with asyncio.timeout(5):
+        ended = await process.ended(folder)
+    assert ended is not None
+    assert ended.code == 0
+    assert log(folder) == [("stdout", "F", "last")]
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
 async def test_with_keep_the_group_still_ends(folder: str, tmp_path: Path) -> None:
     process.start(folder, sh(f"sleep 60 & echo $! > {tmp_path}/pid", keep=True))
     await process.ended(folder)
