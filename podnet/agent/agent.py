@@ -169,6 +169,13 @@ class Agent:
         return await self.in_kernel(lambda: self.reconciler.difference(self._units))
 
     @property
+    def attached(self) -> tuple[Attachment, ...]:
+        """The attachments that the kernel holds since the last pass; one that is being made is not among them."""
+        unsettled = self.last.unsettled if self.last else {}
+        units = {("pod", *entry.id): entry for entry in self.attachments.values()}
+        return tuple(entry for unit, entry in units.items() if unit in self._units and unit not in unsettled)
+
+    @property
     def units(self) -> Desired:
         """The desired state of the last pass."""
         return self._units
@@ -249,8 +256,9 @@ class Agent:
 
     async def _reconcile(self, seen: NodeView, events: list[Event]) -> Pass:
         start = time.monotonic()
-        self._units = units = desired(seen, self._memo)
+        units = desired(seen, self._memo)
         done, drifted = await self.in_kernel(lambda: self._in_kernel(units, seen, events))
+        self._units = units
         self.last, self.seconds, self.passes = done, time.monotonic() - start, self.passes + 1
         _count(done, drifted, self.seconds, seen)
         return done

@@ -61,7 +61,7 @@ def _private(agent: Agent, version: str) -> list[web.RouteDef]:
         return _json({"steps": steps, "text": difference(found)})
 
     async def attachments(_: web.Request) -> web.Response:
-        return _json({"attachments": [msgspec.to_builtins(entry) for entry in agent.attachments.values()]})
+        return _json({"attachments": [msgspec.to_builtins(entry) for entry in agent.attached]})
 
     return [
         web.get("/v1/status", show_status),

@@ -146,6 +146,7 @@ async def test_attach_and_detach(bench: Bench) -> None:
     await bench.agent.attach(pod)
     assert ("Link", "", host_ifname(pod)) in bench.kernel.holds
     assert await bench.agent.verify(pod) == ()
+    assert bench.agent.attached == (pod,)
     await bench.agent.detach(pod)
     assert bench.kernel.holds == start
     await bench.agent.forget(pod)
@@ -172,6 +173,7 @@ async def test_a_missing_namespace_is_the_callers_mistake(bench: Bench) -> None:
         await bench.agent.attach(pod)
     assert caught.value.code == Code.NETNS
     assert "/run/netns/nowhere" in caught.value.msg
+    assert bench.agent.attached == ()
     await bench.agent.detach(pod)
     assert bench.agent.not_ready() is None, "a pod that waits does not make the node unready"
 
