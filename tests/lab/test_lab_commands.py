@@ -167,6 +167,7 @@ def test_logs_of_nobody(live: LiveLab) -> None:
 
 
 def test_logs_follow(live: LiveLab) -> None:
+    live.back("kubelet-node1", live.kill("kubelet-node1"))  # so that there is a line to begin with
     argv = [PODNET, "lab", "logs", "--name", live.name, "-f", "--tail", "1", "supervisor"]
     following = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:
@@ -193,7 +194,7 @@ def test_a_node_comes_and_goes_and_the_others_do_not_notice(live: LiveLab) -> No
         until(lambda: live.running("guest"), "a pod runs there", 15)
         done = lab(live, "remove-node", "node3")
         assert done.returncode == 0, done.stderr
-        assert "1 pods of node3 ended" in done.stderr
+        assert "1 pod of node3 ended" in done.stderr
     watched[0].lossless()
     assert [node.name for node in live.lab.nodes] == ["node1", "node2"]
     assert "node3" not in live.nodes()
