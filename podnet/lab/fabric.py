@@ -19,6 +19,10 @@ from podnet.lab.process import identity
 from podnet.lab.registry import SUBNET4, SUBNET6, Lab, LabNode
 
 BRIDGE = "fabric0"
+MAC = "0a:58:c0:a8:4d:01"
+"""A bridge without a MAC of its own takes one of its ports', and another when that port goes: then the API server is
+out of the nodes' reach until their ARP caches expire."""
+
 MTU = 1500
 
 
@@ -65,7 +69,7 @@ def make_fabric(lab: Lab) -> bool:
     configure(
         lab.fabric_netns,
         [
-            f"link add {BRIDGE} mtu {MTU} type bridge mcast_snooping 0",
+            f"link add {BRIDGE} address {MAC} mtu {MTU} type bridge mcast_snooping 0",
             f"address add {SUBNET4}.1/24 dev {BRIDGE}",
             *six,
             "link set lo up",

@@ -160,10 +160,14 @@ class LiveLab:
         self.create_pod(name, node, **more)
         return until(lambda: self.running(name), f"pod {name} runs", 20.0)
 
-    def delete_pod(self, name: str) -> None:
-        """Delete a pod and wait until nothing is left of it."""
+    def ask_to_delete(self, name: str) -> None:
+        """Delete a pod; one that is gone is fine."""
         with suppress(ApiError):
             self.api(lambda api: api.delete(PODS, name, NAMESPACE, grace=0))
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod and wait until nothing is left of it."""
+        self.ask_to_delete(name)
         until(lambda: not any(found.name == name for found in self._sandboxes()), f"pod {name} is gone")
 
     def _sandboxes(self) -> Iterator[Any]:
