@@ -56,7 +56,7 @@ async def up(options: Options, say: Progress) -> bool:
     """Bring a lab up, or repair it; True when anything was missing. Raises UserError."""
     lab, new = plan(options)
     made = [*_make(lab)]
-    say(f"{len(lab.nodes)} nodes on a fabric of their own" + ("" if new or not made else ", repaired"))
+    say(f"{counted(len(lab.nodes), 'node')} on a fabric of their own" + ("" if new or not made else ", repaired"))
     async with api_of(lab) as api:
         await until(lambda: answers(api), "the API server", lab)
         say(f"API server at {lab.api_url}")
@@ -68,7 +68,7 @@ async def up(options: Options, say: Progress) -> bool:
         if options.demo:
             made += await workload.ensure(api, workload.demo())
         count = await until(lambda: pods_ready(api, lab), "the pods", lab)
-        say(f"{count} pods ready")
+        say(f"{counted(count, 'pod')} ready")
     return bool(made)
 
 
@@ -93,6 +93,11 @@ def plan(options: Options) -> tuple[Lab, bool]:
         ),
         True,
     )
+
+
+def counted(number: int, what: str) -> str:
+    """1 node, 2 nodes."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _compare(lab: Lab, options: Options) -> None:
@@ -246,7 +251,7 @@ async def remove_node(lab: Lab, name: str, say: Progress) -> None:
     node = lab.node(name)
     async with api_of(lab) as api:
         drained = await _drain(api, lab, node)
-        say(f"{drained} pods of {name} ended")
+        say(f"{counted(drained, 'pod')} of {name} ended")
         lab = msgspec.structs.replace(lab, nodes=tuple(each for each in lab.nodes if each != node))
         registry.save(lab)
         supervisor.start(lab)

@@ -87,7 +87,7 @@ def agent(node: LabNode) -> Program:
 
 def kubelet(lab: Lab, node: LabNode) -> Program:
     """The kubelet, in its node's namespace."""
-    return Program(_command((sys.executable, "-m", "podnet.lab.kubelet", lab.name, node.name), node.netns))
+    return Program(_command((sys.executable, "-P", "-m", "podnet.lab.kubelet", lab.name, node.name), node.netns))
 
 
 def _command(argv: tuple[str, ...], netns: str) -> Command:
@@ -178,7 +178,7 @@ def start(lab: Lab) -> bool:
     if isinstance(process.look(folder), process.Running):
         process.send(folder, signal.SIGHUP)
         return False
-    argv = (sys.executable, "-m", "podnet.lab.supervisor", lab.name)
+    argv = (sys.executable, "-P", "-m", "podnet.lab.supervisor", lab.name)
     process.start(folder, _command(argv, ""))
     return True
 

@@ -228,8 +228,8 @@ def test_status_as_a_table(
 
 
 def test_the_hints_fit_the_lab(root: Path) -> None:
-    assert "podnet lab down --name one" in cli._hints(make_lab(root, "one"))
-    assert "--name" not in cli._hints(make_lab(root, "default"))
+    assert "podnet lab down --name one" in cli._hints(make_lab(root, "one"), True)
+    assert "--name" not in cli._hints(make_lab(root, "default"), False)
 
 
 def test_importing_the_command_is_quick() -> None:

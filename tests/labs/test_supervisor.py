@@ -59,7 +59,7 @@ def test_a_kubelet(root: Path) -> None:
     made = lab(root)
     command = programs(made)["kubelet-node1"].command
     assert command.netns == made.node("node1").netns
-    assert command.argv == (sys.executable, "-m", "podnet.lab.kubelet", "one", "node1")
+    assert command.argv == (sys.executable, "-P", "-m", "podnet.lab.kubelet", "one", "node1")
 
 
 def test_programs_keep_what_they_start_and_get_a_clean_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
