@@ -157,14 +157,15 @@ static void copy_output(int child_fd)
 /* Everything the command left behind is now a child of ours (PR_SET_CHILD_SUBREAPER). */
 static void kill_orphans(void)
 {
+    FILE *children;
     int orphan;
     do {
-        FILE *children = fopen("/proc/thread-self/children", "re");
+        children = fopen("/proc/thread-self/children", "re");
         while (children && fscanf(children, "%d", &orphan) == 1)
             kill(orphan, SIGKILL);
         if (children)
             fclose(children);
-    } while (waitpid(-1, NULL, 0) > 0);
+    } while (waitpid(-1, NULL, children ? 0 : WNOHANG) > 0);
 }
 
 static void write_exit(int code)
