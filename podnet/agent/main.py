@@ -111,6 +111,7 @@ async def _main(
         server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
         runners = await serve(agent, __version__, run_dir, listen)
         await server.start()
+        click.echo(f"podnet agent {__version__} of {node} runs", err=True)
         try:
             await _until_signal(agent, informers, publisher)
         finally:

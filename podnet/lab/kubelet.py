@@ -144,6 +144,7 @@ async def serve_node(lab: str, name: str) -> None:
     async with Api(credentials) as api:
         kubelet = Kubelet(node, api)
         server = await serve(kubelet, node, credentials)
+        log.info("the kubelet of %s runs", name)
         running = asyncio.create_task(kubelet.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
