@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection
 
 from podnet.client.api import Api
+from podnet.client.config import Credentials
 from podnet.client.config import load as load_credentials
 from podnet.client.reflector import Informers, Watch
 from podnet.errors import UserError
@@ -40,6 +41,8 @@ class Kubelet:
 
     def __init__(self, node: LabNode, api: Api, backoff: Backoff | None = None) -> None:
         self.lives: dict[str, PodLife] = {}
+        self.known = asyncio.Event()
+        """Set when every pod of the node has its life."""
         self._node = node
         self._api = api
         self._network: Network | None = None
@@ -76,6 +79,7 @@ class Kubelet:
                 self._begin(read_pod(sandbox)).end()
         while True:
             self._assign_all()
+            self.known.set()
             cluster = await self._pods.changed(cluster)
 
     def _assign_all(self) -> None:
@@ -142,18 +146,24 @@ async def serve_node(lab: str, name: str) -> None:
     node = registry.load(lab).node(name)
     credentials = load_credentials(node.kubeconfig)
     async with Api(credentials) as api:
-        kubelet = Kubelet(node, api)
-        server = await serve(kubelet, node, credentials)
-        log.info("the kubelet of %s runs", name)
-        running = asyncio.create_task(kubelet.run())
+        running = asyncio.create_task(_run(Kubelet(node, api), node, credentials))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        try:
-            await asyncio.wait([running])
-        finally:
-            await server.cleanup()
+        await asyncio.wait([running])
         if not running.cancelled():
             running.result()
+
+
+async def _run(kubelet: Kubelet, node: LabNode, credentials: Credentials) -> None:
+    """The kubelet, and its server once it can answer for its pods."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(kubelet.run())
+        await kubelet.known.wait()
+        server = await serve(kubelet, node, credentials)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await server.cleanup()
 
 
 def main(arguments: list[str]) -> None:

@@ -65,7 +65,8 @@ class Pods:
         return self.status(name)
 
     def container(self, name: str, number: int = 0) -> dict[str, Any]:
-        found: dict[str, Any] = self.status(name)["containerStatuses"][number]
+        all_of_them = until(lambda: self.status(name).get("containerStatuses"), f"{name} is reported")
+        found: dict[str, Any] = all_of_them[number]
         return found
 
     def sandbox(self, name: str) -> Sandbox:

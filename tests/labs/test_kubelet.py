@@ -140,7 +140,8 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 async def test_every_pod_gets_a_life(world: World) -> None:
     world.informers.put(pod(name="one"), pod(name="two"))
     await until(lambda: len(world.kubelet.lives) == 2)
-    assert world.life("one").updates == [pod(name="one")]
+    assert world.life("one").updates[-1] == pod(name="one")
+    assert world.kubelet.known.is_set()
 
 
 async def test_a_changed_pod_is_told(world: World) -> None:
