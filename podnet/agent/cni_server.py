@@ -292,9 +292,14 @@ class CniServer:
         return b""
 
     async def _collect(self, request: Request) -> bytes:
-        """Remove each attachment of the network that the runtime does not list; a failure does not stop the rest."""
+        """Remove each attachment of the network that the runtime does not list; a failure does not stop the rest.
+
+        A runtime starts no ADD beside GC, but one whose plugin it has killed may still be under way here.
+        """
         if request.config.valid is None:
             raise CniError(Code.CONFIG, "GC needs cni.dev/valid-attachments, the attachments to keep")
+        if self._adding:
+            await asyncio.wait(self._adding)
         valid = {(each.container_id, each.ifname) for each in request.config.valid}
         stale = [each for each in self._store.all() if each.network == request.config.name and each.id not in valid]
         failures = [error for error in await asyncio.gather(*map(self._collected, stale)) if error]

@@ -81,7 +81,7 @@ class PodMonitor:
                 here[index] = None  # it goes with its pair, or is the pod's own
             case AddressMessage() as address if here.get(address.index, _NEW) and change.verb == "del":
                 if address.protocol == ROUTE_PROTOCOL:
-                    yield "Address"
+                    yield from ("Address", "Route")  # a next hop that only it made reachable took its route along
             case RouteMessage() as route if here.get(route.link, _NEW) and route.table == MAIN:
                 if decode.our_route(route) or flags & REPLACE:
                     yield "Route"

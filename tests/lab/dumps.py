@@ -33,6 +33,7 @@ VOLATILE = frozenset({
     *("ifindex", "link_index", "link_netnsid", "promiscuity", "allmulti", "operstate", "gc_timer", "hello_timer"),
     *("tcn_timer", "topology_change_timer", "bridge_id", "root_id", "valid_life_time", "preferred_life_time", "refcnt"),
     *("handle", "used", "confirmed", "updated", "probes", "num_tx_queues", "num_rx_queues"),
+    *("tso_max_size", "tso_max_segs", "gso_max_size", "gso_max_segs", "gro_max_size"),
 })  # fmt: skip
 
 PORT_FLAGS = ("hairpin", "guard", "learning", "flood", "isolated", "proxy_arp", "neigh_suppress", "cost", "priority")

@@ -94,16 +94,17 @@ class LiveLab:
         return of_lab(self.name).only(node).nodes[0]
 
     def netns(self, place: str) -> str:
-        """The namespace of a node, of `fabric`, or of the pod NAMESPACE/NAME."""
+        """The namespace of a node, of `fabric`, or of the pod NAMESPACE/NAME; a path stays."""
+        if place.startswith("/"):
+            return place
         if "/" in place:
             return self.place(place.partition("/")[2]).netns
         return f"{self.lab.folder}/netns/{place}"
 
     def run(self, place: str, command: str | Sequence[str], text: str = "", code: int | None = 0) -> str:
-        """Run a command line in a node's or pod's network namespace, or in that at a path."""
-        netns = place if place.startswith("/") else self.netns(place)
+        """Run a command line in a network namespace."""
         words = command.split() if isinstance(command, str) else command
-        return run("nsenter", f"--net={netns}", *words, text=text, code=code)
+        return run("nsenter", f"--net={self.netns(place)}", *words, text=text, code=code)
 
     def dump(self, place: str) -> Dump:
         """See dumps.py."""

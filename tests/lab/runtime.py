@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,12 +51,12 @@ class Runtime:
         self.conflist = Path(live.lab.node(node).conf_dir, NAME)
         self.network = json.loads(self.conflist.read_text())
 
-    def start(self, command: str, pod: str, ifname: str = "eth0", **config: Any) -> subprocess.Popen[bytes]:
+    def start(self, command: str, pod: str = "", config: Mapping[str, Any] = {}) -> subprocess.Popen[bytes]:
         """Begin a call; `config` is merged into the plugin's configuration."""
         (plugin,) = self.network["plugins"]
         stdin = {key: value for key, value in plugin.items() if key != "capabilities"}
         stdin |= {"cniVersion": VERSION, "name": self.network["name"], **config}
-        about = {"CNI_CONTAINERID": pod, "CNI_NETNS": self.path(pod), "CNI_IFNAME": ifname} if pod else {}
+        about = {"CNI_CONTAINERID": pod, "CNI_NETNS": self.path(pod), "CNI_IFNAME": "eth0"} if pod else {}
         call = subprocess.Popen(
             [f"{BIN}/{plugin['type']}"],
             env={"CNI_COMMAND": command, "CNI_PATH": BIN, "PATH": os.defpath, **about},
@@ -75,9 +75,13 @@ class Runtime:
         out, _ = call.communicate(timeout=SECONDS)
         return Answer(call.returncode, json.loads(out or b"{}"))
 
-    def call(self, command: str, pod: str = "", ifname: str = "eth0", **config: Any) -> Answer:
+    def call(self, command: str, pod: str = "", config: Mapping[str, Any] = {}) -> Answer:
         """A whole call."""
-        return self.end(self.start(command, pod, ifname, **config))
+        return self.end(self.start(command, pod, config))
+
+    def add(self, pod: str, **runtime: Any) -> Answer:
+        """ADD with a runtimeConfig."""
+        return self.call("ADD", pod, {"runtimeConfig": runtime} if runtime else {})
 
     def path(self, pod: str) -> str:
         """The namespace of a pod."""

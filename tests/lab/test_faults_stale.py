@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,12 +70,12 @@ def test_an_attachment_that_vanished_from_the_records_goes(live: LiveLab, tmp_pa
     runtime, before = Runtime(live, "node1", tmp_path), live.dump("node1")
     with runtime.pod("lost"), runtime.pod("kept"):
         for pod in ("kept", "lost"):
-            config = {"bandwidth": LIMITS} | ({"portMappings": PORTS} if pod == "lost" else {})
-            assert runtime.call("ADD", pod, runtimeConfig=config).exit == 0
+            config: dict[str, Any] = {"bandwidth": LIMITS} | ({"portMappings": PORTS} if pod == "lost" else {})
+            assert runtime.add(pod, **config).exit == 0
         both = live.dump("node1")
         assert runtime.call("DEL", "lost").exit == 0
         one = live.dump("node1")
-        assert runtime.call("ADD", "lost", runtimeConfig={"bandwidth": LIMITS, "portMappings": PORTS}).exit == 0
+        assert runtime.add("lost", bandwidth=LIMITS, portMappings=PORTS).exit == 0
         assert len(difference(one, both)) > 8
         with live.without("agent-node1"):
             database = f"{live.lab.node('node1').state_dir}/{NAME}"
