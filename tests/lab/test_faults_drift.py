@@ -41,7 +41,7 @@ bridge MTU: ip link set podnet0 mtu 1400
 bridge MAC: ip link set podnet0 address 02:00:00:00:00:02
 gateway deleted: ip addr del {gateway} dev podnet0
 gateway of IPv6 deleted: ip addr del {gateway6} dev podnet0
-addresses flushed: ip addr flush dev podnet0 scope global
+addresses flushed: ip addr flush dev podnet0 scope global || test $? = 255
 address added: ip addr add 10.55.0.1/24 dev podnet0
 veth set down: ip link set {veth} down
 veth deleted: ip link del {veth}
