@@ -80,7 +80,7 @@ class Monitor:
         return list(events)
 
     def _node(self, own: frozenset[int]) -> Iterator[Event]:
-        for message in _drain(self._route):
+        for message in _newest(list(_drain(self._route))):
             yield from self._changed(message, own)
 
     def _tables(self, own: frozenset[int]) -> Iterator[Event]:
@@ -169,6 +169,20 @@ class Monitor:
             yield "dirty", "Route"  # one that had it as its source went without a word
         if not ours and not decode.our_link(address.dev):
             yield "dirty", "facts"
+
+
+def _newest(heard: list[Message]) -> Iterator[Message]:
+    """Without what is said of a link again, with the same flags: making one pod is half a dozen such messages, and
+    decoding them is most of what listening costs."""
+    place = {_about(message): number for number, message in enumerate(heard) if message.kind == links.NEW}
+    for number, message in enumerate(heard):
+        if message.kind != links.NEW or place[_about(message)] == number:
+            yield message
+
+
+def _about(message: Message) -> bytes:
+    """Family, type, ifindex and flags: the fixed part of struct ifinfomsg, without the mask of changes."""
+    return message.body[:12]
 
 
 def _verb(present: bool, ours: bool) -> Literal["new", "del", "foreign"]:
