@@ -62,6 +62,7 @@ def run(*words: str, text: str = "", code: int | None = 0) -> str:
 class Place(NamedTuple):
     """A pod that runs: where it is, and what makes it this very pod and no successor."""
 
+    namespace: str
     name: str
     node: str
     netns: str
@@ -180,7 +181,8 @@ class LiveLab:
         for node in self.lab.nodes:
             for found in read_all(node.pods_dir):
                 if found.name == name and found.ready and (pids := _pids(found.folder)):
-                    return Place(name, node.name, found.netns, found.ips, os.stat(found.netns).st_ino, pids)
+                    inode = os.stat(found.netns).st_ino
+                    return Place(found.namespace, name, node.name, found.netns, found.ips, inode, pids)
         return None
 
     def place(self, name: str) -> Place:

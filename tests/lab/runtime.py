@@ -51,12 +51,14 @@ class Runtime:
         self.conflist = Path(live.lab.node(node).conf_dir, NAME)
         self.network = json.loads(self.conflist.read_text())
 
-    def start(self, command: str, pod: str = "", config: Mapping[str, Any] = {}) -> subprocess.Popen[bytes]:
-        """Begin a call; `config` is merged into the plugin's configuration."""
+    def start(
+        self, command: str, pod: str = "", config: Mapping[str, Any] = {}, netns: str = ""
+    ) -> subprocess.Popen[bytes]:
+        """Begin a call; `config` is merged into the plugin's configuration, `netns` is said if it is not ours."""
         (plugin,) = self.network["plugins"]
         stdin = {key: value for key, value in plugin.items() if key != "capabilities"}
         stdin |= {"cniVersion": VERSION, "name": self.network["name"], **config}
-        about = {"CNI_CONTAINERID": pod, "CNI_NETNS": self.path(pod), "CNI_IFNAME": "eth0"} if pod else {}
+        about = {"CNI_CONTAINERID": pod, "CNI_NETNS": netns or self.path(pod), "CNI_IFNAME": "eth0"} if pod else {}
         call = subprocess.Popen(
             [f"{BIN}/{plugin['type']}"],
             env={"CNI_COMMAND": command, "CNI_PATH": BIN, "PATH": os.defpath, **about},
@@ -75,9 +77,9 @@ class Runtime:
         out, _ = call.communicate(timeout=SECONDS)
         return Answer(call.returncode, json.loads(out or b"{}"))
 
-    def call(self, command: str, pod: str = "", config: Mapping[str, Any] = {}) -> Answer:
+    def call(self, command: str, pod: str = "", config: Mapping[str, Any] = {}, netns: str = "") -> Answer:
         """A whole call."""
-        return self.end(self.start(command, pod, config))
+        return self.end(self.start(command, pod, config, netns))
 
     def add(self, pod: str, **runtime: Any) -> Answer:
         """ADD with a runtimeConfig."""

@@ -16,6 +16,7 @@ import pytest
 
 from podnet.network.bandwidth import ifb_name
 from podnet.network.pods import host_ifname
+from tests.lab import foreign
 from tests.lab.dumps import difference
 from tests.lab.labs import LiveLab, live_lab, needs_root, until
 
@@ -196,66 +197,18 @@ def test_drift_on_a_node_with_direct_links_and_routes(ptp: Site, command: str) -
     repairs(ptp, command)
 
 
-FOREIGN = """\
-link add cni0 type bridge
-link set cni0 up
-link add theirs type veth peer name others
-link set theirs master cni0 up
-link set others up
-link set eth0 alias theirs
-address add 10.88.0.1/16 dev cni0
-address add 192.0.2.5/32 dev eth0
-address add 192.0.2.6/32 dev lo
-route add 172.30.0.0/16 via 192.168.77.1
-route add 172.31.0.0/16 via 192.168.77.1 proto static table 100
-route add blackhole 172.29.0.0/16 proto 113
-route add {peer} via 192.168.77.1 metric 50
-rule add from 172.30.0.0/16 lookup 100 priority 500
-neighbour add 192.168.77.200 lladdr 02:00:00:00:00:07 dev eth0 nud permanent
-neighbour add 10.88.0.9 lladdr 02:00:00:00:00:07 dev cni0 nud permanent
-"""
-FOREIGN_SHELL = """\
-nft add table inet podne
-nft add chain inet podne c '{{ type filter hook forward priority 0; }}'
-nft add rule inet podne c ip saddr 192.0.2.0/24 counter drop
-nft add set ip6 podne s '{{ type ipv6_addr; }}' || nft 'add table ip6 podne; add set ip6 podne s {{ type ipv6_addr; }}'
-iptables -t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE
-tc qdisc add dev eth0 root pfifo limit 500
-tc qdisc add dev theirs root tbf rate 10mbit burst 10kb latency 50ms
-sysctl -qw net.ipv4.conf.eth0.rp_filter=2 net.ipv4.conf.cni0.proxy_arp=1 net.ipv4.conf.cni0.route_localnet=1
-"""
-NOT_FOREIGN = """\
-sysctl -qw net.ipv4.conf.eth0.rp_filter=0
-tc qdisc del dev eth0 root
-iptables -t nat -F
-nft delete table inet podne; nft delete table ip6 podne; nft delete table ip nat
-ip link del theirs; ip link del cni0
-ip link set eth0 alias ''
-ip addr del 192.0.2.5/32 dev eth0; ip addr del 192.0.2.6/32 dev lo
-ip route del 172.30.0.0/16; ip route flush table 100; ip route del blackhole 172.29.0.0/16
-ip route del {peer} metric 50
-ip rule del priority 500
-ip neigh del 192.168.77.200 dev eth0
-"""
-
-
 @pytest.mark.xdist_group("bridge")
 def test_what_is_not_ours_is_neither_seen_nor_touched(bridge: Site) -> None:
     """Not while the agent runs, nor when it is killed, ends or starts; and no difference is reported."""
-    live, words = bridge
-    untouched = live.dump("node1")
-    live.run("node1", "ip -batch -", text=FOREIGN.format(**words))
-    live.run("node1", ["sh", "-ec", FOREIGN_SHELL.format(**words)])
-    foreign = live.dump("node1")
-    assert len(difference(untouched, foreign)) > 25
-    try:
+    live, untouched = bridge.live, bridge.live.dump("node1")
+    with foreign.things(live, "node1", bridge.words["peer"]):
+        with_them = live.dump("node1")
+        assert len(difference(untouched, with_them)) > 25
         for number in (signal.SIGKILL, signal.SIGTERM):
             live.back("agent-node1", live.kill("agent-node1", number))
             assert live.podnet("plan", "--diff", "--node", "node1") == "no difference\n"
         live.configure(mtu=1400)
         until(lambda: "mtu 1400" in live.run("node1", "ip link show podnet0"), "the MTU follows")
         live.configure(mtu=0)
-        until(lambda: live.dump("node1") == foreign, "the kernel is as it was")
-    finally:
-        live.run("node1", ["sh", "-c", NOT_FOREIGN.format(**words)])
+        until(lambda: live.dump("node1") == with_them, "the kernel is as it was")
     assert difference(untouched, live.dump("node1")) == []
