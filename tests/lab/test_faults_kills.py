@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,24 @@ def connected(live: LiveLab, pod: Place) -> None:
 def a_pod_can_come_and_go(live: LiveLab, name: str, node: str) -> None:
     connected(live, live.pod(name, node))
     live.delete_pod(name)
+
+
+def test_the_measure_notices_a_tenth_of_a_second(live: LiveLab) -> None:
+    """What loses nothing below is worth nothing unless this loses something."""
+    with watching(live) as watched:
+        with live.frozen("agent-node1"):
+            live.run("node1", ["sh", "-ec", "ip link set podnet.1 down; sleep 0.1"])
+        until(lambda: live.settled("node1"), "the agent repaired it")
+    found = watched[0].document
+    assert not found["ok"]
+    assert 10 < found["lost"] < 1000
+    assert all(path(live, burst) == {"node1"} for burst in found["bursts"]), found["bursts"]
+
+
+def path(live: LiveLab, burst: dict[str, Any]) -> set[str]:
+    """Which of the two ends' nodes is node1."""
+    nodes = {each.name: each.node for each in live.places()} | {node: node for node in NODES}
+    return {nodes[burst[end].rpartition("/")[2]] for end in ("from", "to")} & {"node1"}
 
 
 def test_killing_any_one_process_loses_nothing(live: LiveLab) -> None:
