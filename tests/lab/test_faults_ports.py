@@ -157,16 +157,18 @@ def test_a_client_that_keeps_sending_reaches_the_next_pod(live: LiveLab, host: s
 
 @pytest.mark.parametrize("mode", ["bridge", "ptp"])
 def test_limits_hold_in_both_directions(live: LiveLab, tmp_path: Path, mode: str) -> None:
-    limits = {"ingressRate": 30_000_000, "ingressBurst": 200_000, "egressRate": 15_000_000, "egressBurst": 200_000}
+    limits = {"ingressRate": 30_000_000, "egressRate": 15_000_000}
+    bursts = {"ingressBurst": 3_000_000, "egressBurst": 1_500_000}  # 0.1 s: a busy machine may be late by that much
     runtime = Runtime(live, "node1", tmp_path)
     with runtime.pod("slow") as slow:
-        config = {"attachment": mode, "runtimeConfig": {"bandwidth": limits}}
+        config = {"attachment": mode, "runtimeConfig": {"bandwidth": limits | bursts}}
         address = runtime.call("ADD", "slow", config).addresses[0]
         into = rate(live.netns("node2"), slow, address)
         out = rate(slow, live.netns("node2"), NODE2)
         assert runtime.call("DEL", "slow").exit == 0
-    assert into == pytest.approx(limits["ingressRate"], rel=TOLERANCE)
-    assert out == pytest.approx(limits["egressRate"], rel=TOLERANCE)
+    # A busy machine may be slower than the limit, but nothing makes a limit that does not hold look as if it did.
+    for measured, limit in ((into, limits["ingressRate"]), (out, limits["egressRate"])):
+        assert limit / 2 < measured < limit * (1 + TOLERANCE)
 
 
 def rate(source: str, target: str, address: str, seconds: float = 1.5) -> float:
