@@ -141,7 +141,7 @@ def test_the_api_may_be_away_while_an_agent_starts(live: LiveLab, tmp_path: Path
             live.kill("agent-node1")
             until(lambda: not live.pid("agent-node1"), "the agent ended")
             live.start("agent-node1")
-            until(lambda: live.speaks("node1"), "the agent answers")
+            until(lambda: "not heard yet" in runtime.call("STATUS").words, "the agent has looked")
             with runtime.pod("early"), other.pod("local"):
                 answer = runtime.call("ADD", "early")
                 assert (answer.exit, answer.code) == (1, TRY_AGAIN)
