@@ -1,7 +1,8 @@
 """What podnet is compared with on the path: two nodes with a pod each, wired by somebody who types `ip` commands.
 
 The nodes and the link between them are those of a lab, so that nothing differs but what podnet makes: here a bridge, a
-veth pair, forwarding and the routes to the other node, and no nftables at all.
+veth pair, forwarding and the routes to the other node, and no nftables at all unless asked for: what masquerades must
+track connections, which costs each packet something, whoever asks for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ Pods = tuple[tuple[str, str], ...]
 """(path of the namespace, address) of each pod."""
 
 
-def build(backend: str, name: str = "hand") -> Pods:
+_MASQUERADE = "ip saddr 10.99.0.0/16 ip daddr != 10.99.0.0/16 masquerade"
+
+
+def build(backend: str, name: str = "hand", masquerade: bool = False) -> Pods:
     """The pods of both nodes. The folder of that lab name must not exist yet."""
     lab = _lab(registry.folder(name))
     os.makedirs(os.path.dirname(lab.fabric_netns))
@@ -30,6 +34,9 @@ def build(backend: str, name: str = "hand") -> Pods:
     one, two = lab.nodes
     for me, peer in ((one, two), (two, one)):
         _vxlan(me, peer) if backend == "vxlan" else _host_gw(me, peer)
+        if masquerade:
+            rules = f"table ip hand {{ chain out {{ type nat hook postrouting priority srcnat\n{_MASQUERADE}\n}}\n}}"
+            subprocess.run(["nsenter", f"--net={me.netns}", "nft", rules], check=True)
     return pods
 
 

@@ -1,8 +1,8 @@
 """Suite path: what podnet's paths carry between pods of two nodes, against the same paths made by hand.
 
-For each backend there are two clusters of two nodes: one where agents and the CNI executable made the paths, one where
-`ip` did (by_hand.py). Each has one TCP connection, and blocks of data go over the one and the other in turns, until the
-median of the ratios is sure to a hundredth.
+For each backend there are three clusters of two nodes: one where agents and the CNI executable made the paths, two
+where `ip` did (by_hand.py), the second of which masquerades what leaves the cluster and so tracks connections.
+Blocks of data go over podnet's path and another in turns, until the median of the ratios is sure to a hundredth.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ GOALS: Mapping[str, Goal] = {"host-gw": at_least(0.95), "vxlan": at_least(0.97)}
 def suite() -> Iterator[Figure]:
     """Every figure of the suite; runs in the arena."""
     for backend in sorted(BACKENDS.keys() & by_hand.OVERHEAD.keys()):
-        ours, other = connect(_pods(backend)), connect(by_hand.build(backend, f"hand-{backend}"))
-        turns = until_sure(ours.rate, other.rate, ERROR, SECONDS, f"TCP over {backend}")
-        ours.close()
-        other.close()
+        ours, hand = connect(_pods(backend)), connect(by_hand.build(backend, f"hand-{backend}"))
+        turns = until_sure(ours.rate, hand.rate, ERROR, SECONDS, f"TCP over {backend}")
+        hand.close()
         yield figure(NAME, f"{backend}, podnet", "Gbit/s", [mine for mine, _ in turns])
         yield figure(NAME, f"{backend}, by hand", "Gbit/s", [theirs for _, theirs in turns])
         yield figure(NAME, f"{backend}, podnet to by hand", "ratio", ratios(turns), GOALS[backend])
+        nat = connect(by_hand.build(backend, f"nat-{backend}", masquerade=True))
+        turns = until_sure(ours.rate, nat.rate, ERROR, SECONDS, f"TCP over {backend}, NAT on both sides")
+        nat.close()
+        ours.close()
+        yield figure(NAME, f"{backend}, podnet to by hand with NAT", "ratio", ratios(turns))
 
 
 def _pods(backend: str) -> by_hand.Pods:

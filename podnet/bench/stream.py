@@ -16,38 +16,62 @@ import time
 from podnet.kernel.netns import socket_in
 
 BLOCK = 1 << 20
+RENEW = 25
 PORT = 5201
 PATIENCE = 10.0
 
 
 class Stream:
-    """One TCP connection from a namespace (a path) to another, where `address` is. Raises OSError without a path."""
+    """TCP from a namespace (a path) to another, where `address` is, one connection at a time.
+
+    A connection's ports decide on queues and hash buckets all along the path, which can be luck or bad luck; so every
+    RENEW blocks there is a new one. Raises OSError without a path.
+    """
 
     def __init__(self, sender: str, receiver: str, address: str) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._place = sender, receiver, address
         self._data = bytes(BLOCK)
-        with socket_in(receiver, family, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((address, PORT))
-            listener.listen(1)
-            self._connection = socket_in(sender, family, socket.SOCK_STREAM)
-            self._connection.settimeout(PATIENCE)
-            self._connection.connect((address, PORT))
-            accepted, _ = listener.accept()
-        threading.Thread(target=_receive, args=(accepted,), daemon=True).start()
+        self._blocks = 0
+        self._connection = _connect(*self._place)
         stay_on(0)
 
     def rate(self) -> float:
         """Gbit/s of the next block, from its first byte to the acknowledgement of its last. Raises OSError."""
+        if self._blocks % RENEW == 0:
+            self._connection.close()
+            self._connection = _connect(*self._place)
+            self._send()  # until the congestion window is open
+        self._blocks += 1
         start = time.perf_counter()
+        self._send()
+        return BLOCK * 8 / 1e9 / (time.perf_counter() - start)
+
+    def _send(self) -> None:
         self._connection.sendall(self._data)
         if not self._connection.recv(1):
             raise ConnectionResetError("the receiver has gone")
-        return BLOCK * 8 / 1e9 / (time.perf_counter() - start)
 
     def close(self) -> None:
         """End the connection; the receiver follows."""
         self._connection.close()
+
+
+def _connect(sender: str, receiver: str, address: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket_in(receiver, family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, PORT))
+        listener.listen(1)
+        connection = socket_in(sender, family, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(PATIENCE)
+            connection.connect((address, PORT))
+        except OSError:
+            connection.close()
+            raise
+        accepted, _ = listener.accept()
+    threading.Thread(target=_receive, args=(accepted,), daemon=True).start()
+    return connection
 
 
 def _receive(connection: socket.socket) -> None:

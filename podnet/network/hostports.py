@@ -4,6 +4,9 @@ From a packet's point of view: to a local address of the node -> the pair (proto
 destination NAT to the pod. Traffic of the node itself passes the same chain in `output`. A pod of the same node, or
 the node's localhost, gets the node's address as source, because the answer would otherwise not come back the same way.
 
+Leading 127.0.0.1 to a pod needs `route_localnet`, which alone would let pods reach what listens on the node's
+localhost; `guard` forbids that. It stands in `input`, off the way of forwarded packets, where hooks cost throughput.
+
 The chains are static; publishing a port is one map element. UDP has no connection that ends, so stale conntrack
 entries, which would keep leading to the former owner of the port, are forgotten exactly when the element changes.
 """
@@ -40,6 +43,7 @@ _BODY = """\
   }
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
+    iifname "%s*" ip daddr 127.0.0.0/8 return
     fib daddr type local jump hostports
   }
   chain output {
@@ -47,7 +51,7 @@ _BODY = """\
     fib daddr type local jump hostports
   }
   chain guard {
-    type filter hook prerouting priority raw; policy accept;
+    type filter hook input priority filter; policy accept;
     iifname "%s*" ip daddr 127.0.0.0/8 drop
   }
   chain postrouting {
@@ -60,7 +64,7 @@ def table(view: NodeView) -> Iterator[Resource]:
     """The static chains; on a bridge, also the permission to lead 127.0.0.1 to a pod (guarded against neighbours)."""
     sources = [*view.me.pod_cidrs, "127.0.0.0/8"]
     rules = "".join(f"    {_snat(source)}\n" for source in sources)
-    yield NftTable("inet", TABLE, _BODY % (LINK_PREFIX, rules))
+    yield NftTable("inet", TABLE, _BODY % (LINK_PREFIX, LINK_PREFIX, rules))
     if view.network.attachment == "bridge":
         yield _localnet(BRIDGE)
 

@@ -8,7 +8,10 @@ the same as it would be in a fresh lab.
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,17 +105,12 @@ def test_the_first_backend(site: Site) -> None:
     shape(site, VXLAN)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_migration_loses_nothing_and_leaves_nothing(site: Site, way: str) -> None:
-    live, backend, before = site.live, WAYS[way], site.live.places()
-    with watching(live) as watched:
-        change(live, backend)
-        until(lambda: arrived(live, backend), f"the cluster uses {backend}", 20)
-    watched[0].lossless()
-    assert live.places() == before
-    shape(site, backend)
-    if backend == VXLAN:
-        assert {node: live.dump(node) for node in NODES} == site.first
+def lead(site: Site, backend: dict[str, Any]) -> None:
+    """Change the backend and wait until the cluster is there; pods are the same as before, not restarted ones."""
+    before = site.live.places()
+    change(site.live, backend)
+    until(lambda: arrived(site.live, backend), f"the cluster uses {backend}", 20)
+    assert site.live.places() == before
 
 
 def change(live: LiveLab, backend: dict[str, Any]) -> None:
@@ -120,39 +118,65 @@ def change(live: LiveLab, backend: dict[str, Any]) -> None:
     live.configure(backend={"vni": None, "port": None, "directRouting": None, **backend})
 
 
-@pytest.mark.parametrize("backend", [HOST_GW, VXLAN], ids=["to host-gw", "to vxlan"])
-def test_an_agent_that_is_down_is_waited_for(site: Site, backend: dict[str, Any]) -> None:
+def as_at_first(site: Site) -> None:
+    """Not a trace of other backends is left, nor of the way."""
+    assert {node: site.live.dump(node) for node in NODES} == site.first
+
+
+def test_every_migration_loses_nothing_and_leaves_nothing(site: Site) -> None:
+    done = []
+    with watching(site.live) as watched:
+        for way, backend in WAYS.items():
+            done.append((way, round(time.time(), 3)))
+            lead(site, backend)
+            shape(site, backend)
+    watched[0].lossless(done)
+    as_at_first(site)
+
+
+def test_an_agent_that_is_down_is_waited_for(site: Site) -> None:
     """The others keep sending to it as it is, and keep what they need for that; when it is back, all go on."""
     live, before = site.live, site.live.places()
-    old = scheme(VXLAN if backend == HOST_GW else HOST_GW)
     with watching(live) as watched:
-        with live.without("agent-node2"):
+        for old, new in ((VXLAN, HOST_GW), (HOST_GW, VXLAN)):
+            with live.without("agent-node2"):
+                change(live, new)
+                until(partial(others_accept_both, live, old, new), "the others accept both")
+                assert len(live.ask("node1", "status")["sends"]) == 2
+            until(partial(arrived, live, new), f"the cluster uses {new}", 20)
+    watched[0].lossless()
+    assert live.places() == before
+    as_at_first(site)
+
+
+def others_accept_both(live: LiveLab, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    for node in ("node1", "node3"):
+        words = {word.partition("@")[0] for word in live.ask(node, "status")["accepts"]}
+        if words != {scheme(old), scheme(new)} or not live.settled(node):
+            return False
+    return True
+
+
+def test_all_agents_are_killed_in_the_midst_of_it(site: Site) -> None:
+    live = site.live
+    with watching(live) as watched:
+        for backend in (HOST_GW, VXLAN):
             change(live, backend)
-            until(
-                lambda: both(live, "node1", old, backend) and both(live, "node3", old, backend),
-                "the others accept both",
-            )
-            assert live.ask("node1", "status")["sends"] != [scheme(backend)]
-        until(lambda: arrived(live, backend), f"the cluster uses {backend}", 20)
+            pids = {node: live.kill(f"agent-{node}") for node in NODES}
+            for node, pid in pids.items():
+                live.back(f"agent-{node}", pid)
+            lead(site, backend)
     watched[0].lossless()
-    assert live.places() == before
-    if backend == VXLAN:
-        assert {node: live.dump(node) for node in NODES} == site.first
+    as_at_first(site)
 
 
-def both(live: LiveLab, node: str, old: str, backend: dict[str, Any]) -> bool:
-    words = {word.partition("@")[0] for word in live.ask(node, "status")["accepts"]}
-    return words == {old, scheme(backend)} and live.settled(node)
-
-
-@pytest.mark.parametrize("backend", [HOST_GW, VXLAN], ids=["to host-gw", "to vxlan"])
-def test_all_agents_are_killed_in_the_midst_of_it(site: Site, backend: dict[str, Any]) -> None:
-    live, before = site.live, site.live.places()
-    with watching(live) as watched:
-        change(live, backend)
-        pids = {node: live.kill(f"agent-{node}") for node in NODES}
-        for node, pid in pids.items():
-            live.back(f"agent-{node}", pid)
-        until(lambda: arrived(live, backend), f"the cluster uses {backend}", 20)
+def test_one_may_change_ones_mind_at_any_time(site: Site) -> None:
+    """Each change meets another stage of the one before."""
+    chance = random.Random(1)
+    with watching(site.live) as watched:
+        for turn in range(20):
+            change(site.live, (HOST_GW, VXLAN, OTHER_VNI, OTHER_PORT)[turn % 4])
+            time.sleep(chance.uniform(0, 0.2))
+        lead(site, VXLAN)
     watched[0].lossless()
-    assert live.places() == before
+    as_at_first(site)

@@ -100,7 +100,9 @@ def test_neighbours_cannot_reach_what_is_bound_to_localhost(live: LiveLab, pods:
             "sysctl -qw net.ipv4.conf.eth0.route_localnet=1",
         ):
             live.run(near, command)
-        assert ask(live, near, "udp", "127.0.0.1", 9100).startswith("error ")
+        for protocol in ("tcp", "udp"):
+            assert ask(live, near, protocol, "127.0.0.1", 9100).startswith("error ")
+            assert ask(live, near, protocol, "127.0.0.1", OUTER).startswith("error ")
     finally:
         listener.kill()
         listener.wait()
