@@ -23,6 +23,7 @@ from podnet.agent.attachments import Attachments
 from podnet.agent.attachments_file import boot_id
 from podnet.agent.cni_server import CniServer
 from podnet.agent.conflist import Conflist
+from podnet.agent.ear import Ear
 from podnet.agent.publish import Publisher
 from podnet.agent.web import serve
 from podnet.client.api import Api
@@ -105,9 +106,7 @@ async def _main(
             said=lambda: publisher.tried,
             unusable=lambda: tuple(Problem(_name(each), "Invalid", each.message) for each in informers.problems),
         )
-        monitor = Monitor(own=dataplane.own)
-        for fileno in monitor.filenos:
-            loop.add_reader(fileno, lambda: agent.kernel_events(monitor.read()))
+        Ear(Monitor(own=dataplane.own), agent.kernel_events)
         server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
         runners = await serve(agent, __version__, run_dir, listen)
         await server.start()

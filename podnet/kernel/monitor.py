@@ -24,7 +24,7 @@ from podnet.kernel.podmonitor import Heard, PodMonitor
 from podnet.state.resource import TABLE_PREFIX, Resource
 from podnet.wire import links, rtnetlink
 from podnet.wire.links import LinkMessage
-from podnet.wire.netlink import Message, attributes, messages, string
+from podnet.wire.netlink import Message, attributes, messages, number, string
 from podnet.wire.routes import BRIDGE, MAIN, AddressMessage, FdbMessage, NeighbourMessage, RouteMessage
 from podnet.wire.tc import INGRESS, QdiscMessage
 
@@ -172,17 +172,17 @@ class Monitor:
 
 
 def _newest(heard: list[Message]) -> Iterator[Message]:
-    """Without what is said of a link again, with the same flags: making one pod is half a dozen such messages, and
+    """Without what is said of a link again while it stays up or down: making one pod is a dozen such messages, and
     decoding them is most of what listening costs."""
-    place = {_about(message): number for number, message in enumerate(heard) if message.kind == links.NEW}
-    for number, message in enumerate(heard):
-        if message.kind != links.NEW or place[_about(message)] == number:
+    newest = {_about(message): message for message in heard if message.kind == links.NEW}
+    for message in heard:
+        if message.kind != links.NEW or newest[_about(message)] is message:
             yield message
 
 
 def _about(message: Message) -> bytes:
-    """Family, type, ifindex and flags: the fixed part of struct ifinfomsg, without the mask of changes."""
-    return message.body[:12]
+    """Family, type and ifindex of struct ifinfomsg, and of its flags whether the link is up (IFF_UP)."""
+    return message.body[:8] + bytes((number(message.body[8:12]) & 1,))
 
 
 def _verb(present: bool, ours: bool) -> Literal["new", "del", "foreign"]:
