@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from podnet.cli import matrix
-from podnet.cli.output import emit, output_option
+from podnet.cli.output import Progress, emit, output_option
 from podnet.cli.target import AgentAway, Node, Target, endpoints, endpoints_on_record, need_root, target_options
 from podnet.errors import UserError
 from podnet.network.reach import Endpoint, Report
@@ -25,6 +25,12 @@ Examples:
   podnet check --watch                        keep probing until Ctrl-C, say what was lost and when
   podnet check --watch --duration 30 -o json  the same for 30 s, for a script
 Exit codes: 0 all probes passed, 1 some failed, 2 wrong input.
+"""
+
+FULL = """\
+The kernel's neighbour table was full {} times meanwhile and dropped packets; all namespaces of a machine share it.
+raise it  sysctl -w net.ipv4.neigh.default.gc_thresh3=16384 net.ipv6.neigh.default.gc_thresh3=16384
+or need none  spec.attachment: ptp in NetworkConfig/default, for pods that are started from then on
 """
 
 
@@ -56,11 +62,16 @@ def command(target: Callable[[], Target], watch: bool, rate: int | None, duratio
 def run(target: Target) -> Report:
     """Check a target once. Raises UserError when there is nothing to check."""
     from podnet.daemons.prober import Prober
+    from podnet.kernel.facts import neighbours_refused
 
     there = [endpoint for node in target.nodes for endpoint in _known(node)]
     _enough(there)
-    with Prober() as prober:
-        return asyncio.run(prober.check(there))
+    before = neighbours_refused()
+    with Prober(Progress("pairs checked").tell) as prober:
+        found = asyncio.run(prober.check(there))
+    if not found.ok and (refused := neighbours_refused() - before) > 0:
+        click.echo(FULL.format(refused), err=True)
+    return found
 
 
 def _known(node: Node) -> list[Endpoint]:

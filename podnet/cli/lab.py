@@ -126,7 +126,7 @@ def find(name: str) -> Lab:
 @name_option
 @click.option("--nodes", type=click.IntRange(1, registry.MAX_NODES), help="How many nodes. [3]")
 @click.option("--backend", help="How packets go between nodes. [vxlan]")
-@click.option("--attachment", type=click.Choice(["bridge", "ptp"]), help="How pods join their node. [bridge]")
+@click.option("--attachment", type=click.Choice(["bridge", "ptp"]), help="How pods join their node. [ptp]")
 @click.option("--dual-stack/--ipv4", default=None, help="IPv6 beside IPv4, or not. [--ipv4]")
 @click.option("--demo/--no-demo", default=True, help="Run nine demo pods; without them nothing is checked.")
 @click.option("--check/--no-check", default=True, help="Prove the network when it is up.")

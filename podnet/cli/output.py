@@ -6,12 +6,16 @@ with the text that people see. The value is the contract; the text may change.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import click
 
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
+
+PATIENCE = 2.0
+"""Seconds without a word that people take for work, and not for a hang."""
 
 
 def output_option(command: Decorated) -> Decorated:
@@ -66,3 +70,18 @@ def cell(value: object) -> str:
 
 def is_number(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+class Progress:
+    """A line on stderr each two seconds, for what takes longer; nothing for what is quick."""
+
+    def __init__(self, what: str) -> None:
+        """`what`, such as "pairs checked", follows the numbers."""
+        self._what = what
+        self._next = time.monotonic() + PATIENCE
+
+    def tell(self, done: int, of: int) -> None:
+        """So far `done` of `of`."""
+        if time.monotonic() >= self._next and done < of:
+            self._next = time.monotonic() + PATIENCE
+            click.echo(f"  {done:,} of {of:,} {self._what}", err=True)

@@ -67,8 +67,10 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # leaves no TIME_WAIT behind in a pod
 class Prober:
     """One run of probes. Use as a context: leaving it closes every socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[int, int], None] = lambda done, of: None) -> None:
+        """`tell` hears how many pairs are done of how many, now and then."""
         allow_many_files()
+        self._tell = tell
         self._spaces = Spaces()
         self._nonce = nonce()
         self._numbers = itertools.count(1)
@@ -90,7 +92,9 @@ class Prober:
         judged: list[Judged] = [_unopened(each, errors[each.key]) for each in endpoints if errors[each.key]]
         answering = [each for each in endpoints if not errors[each.key]]
         slots = asyncio.Semaphore(AT_ONCE)
-        jobs = [self._from(source, batch, slots) for source, batch in _batches(pairs(answering))]
+        batches = list(_batches(pairs(answering)))
+        self._done, self._all = 0, sum(len(batch) for _, batch in batches)
+        jobs = [self._from(source, batch, slots) for source, batch in batches]
         jobs += [self._localhost(each, slots) for each in answering if each.kind == "pod"]
         for done in await asyncio.gather(*jobs):
             judged += done
@@ -112,7 +116,10 @@ class Prober:
         async with slots:
             sockets = await self._spaces.visit(source.netns, lambda: [_clients(pair.address) for pair in batch])
             jobs = [self._pair(pair, *opened) for pair, opened in zip(batch, sockets, strict=True)]
-            return [judged for done in await asyncio.gather(*jobs) for judged in done]
+            found = [judged for done in await asyncio.gather(*jobs) for judged in done]
+        self._done += len(batch)
+        self._tell(self._done, self._all)
+        return found
 
     async def _pair(self, pair: Pair, tcp: socket.socket, udp: socket.socket) -> list[Judged]:
         with tcp, udp:

@@ -48,6 +48,17 @@ def uplink(addresses: Collection[str], netns: str = "") -> Uplink | None:
     return Uplink(every[index].name, every[index].mtu or 0, held, tuple(prefixes))
 
 
+def neighbours_refused() -> int:
+    """How often since boot there was no place for a neighbour entry; all namespaces share the table. 0 if unknown."""
+    try:
+        with open("/proc/net/stat/arp_cache", encoding="ascii") as file:
+            names, *cpus = (line.split() for line in file)
+    except FileNotFoundError:  # told only in the first namespace
+        return 0
+    column = names.index("table_fulls")
+    return sum(int(values[column], 16) for values in cpus)
+
+
 def features() -> dict[str, str | None]:
     """What podnet needs of a kernel: None where it works, else why not. Works in a namespace that is thrown away."""
     try:

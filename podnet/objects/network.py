@@ -36,7 +36,7 @@ class NetworkSpec(Value, frozen=True):
     pod_cidrs: tuple[str, ...] = msgspec.field(default=("10.244.0.0/16",), name="podCIDRs")
     node_mask: NodeMask = NodeMask()
     backend: dict[str, str | int | bool] = msgspec.field(default_factory=lambda: {"type": "vxlan"})
-    attachment: str = "bridge"
+    attachment: str = "ptp"
     masquerade: bool = True
     mtu: int = 0
 

@@ -286,7 +286,7 @@ DEFAULTED = [
     (make.node(podCIDRs=["10.0.0.0/24"]), "spec.podCIDR", "10.0.0.0/24"),
     (make.secret(stringData={"a": "x"}), "data.a", "eA=="),
     (make.endpoint_slice(ports=[{"port": 80}]), "ports.0.protocol", "TCP"),
-    (make.network_config(), "spec.attachment", "bridge"),
+    (make.network_config(), "spec.attachment", "ptp"),
     (make.network_config(), "spec.nodeMask.ipv6", 64),
     (make.network_config(nodeMask={"ipv4": 26}), "spec.nodeMask", {"ipv4": 26, "ipv6": 64}),
     (make.network_config(backend={}), "spec.backend.type", "vxlan"),

@@ -202,7 +202,7 @@ ROWS = [
         make.network_config(podCIDRs=["10.244.0.0/16", "fd00::/48"], mtu=1400),
         {"Backend": "vxlan", "Pod-CIDRs": "10.244.0.0/16,fd00::/48", "MTU": "1400", "Masquerade": "yes"},
     ),
-    (make.network_config(), {"MTU": "derived", "Attachment": "bridge"}),
+    (make.network_config(), {"MTU": "derived", "Attachment": "ptp"}),
     (
         make.event(
             reason="Started",

@@ -227,7 +227,7 @@ def test_a_pod_runs_when_its_containers_do(root: Path) -> None:
 # -- the cluster's network
 
 
-@pytest.mark.parametrize("wish", [{}, {"backend": "vxlan"}, {"attachment": "bridge"}])
+@pytest.mark.parametrize("wish", [{}, {"backend": "vxlan"}, {"attachment": "ptp"}])
 async def test_the_network_that_is_there_is_fine(wish: dict[str, Any]) -> None:
     api = FakeApi(networkconfigs=[workload.network("vxlan", False, "")])
     await building.compare_network(api, Options(**wish))  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ async def test_the_network_that_is_there_is_fine(wish: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("wish", "says"),
-    [({"backend": "host-gw"}, "backend is vxlan: kubectl edit"), ({"attachment": "ptp"}, "attachment is bridge")],
+    [({"backend": "host-gw"}, "backend is vxlan: kubectl edit"), ({"attachment": "bridge"}, "attachment is ptp")],
 )
 async def test_another_network_is_not_made_by_up(wish: dict[str, Any], says: str) -> None:
     api = FakeApi(networkconfigs=[workload.network("vxlan", False, "")])
@@ -249,9 +249,9 @@ async def test_another_network_is_not_made_by_up(wish: dict[str, Any], says: str
 @pytest.mark.parametrize("backend", sorted(backends.BACKENDS))
 @pytest.mark.parametrize("dual_stack", [False, True])
 def test_the_network_is_valid(backend: str, dual_stack: bool) -> None:
-    made = convert(workload.network(backend, dual_stack, "ptp"), NetworkConfig).spec
+    made = convert(workload.network(backend, dual_stack, "bridge"), NetworkConfig).spec
     assert len(made.pod_cidrs) == 1 + dual_stack
-    assert made.attachment == "ptp"
+    assert made.attachment == "bridge"
     assert backends.validate(made.backend) == []
 
 

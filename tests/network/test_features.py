@@ -134,9 +134,9 @@ def test_publishing_a_port_is_elements_only() -> None:
 @pytest.mark.parametrize(
     ("world", "mode", "where"),
     [
-        (DUAL, "bridge", ["podnet0"]),
-        (cluster([node(1)], config(attachment="ptp")), "ptp", [host_ifname(attachment(1, 1))]),
-        (cluster([node(1)], config(attachment="ptp")), "none", []),
+        (cluster([node(1)], config(attachment="bridge")), "bridge", ["podnet0"]),
+        (cluster([node(1)], config()), "ptp", [host_ifname(attachment(1, 1))]),
+        (cluster([node(1)], config()), "none", []),
     ],
 )
 def test_localhost_may_be_led_to_a_pod(world: Any, mode: str, where: list[str]) -> None:

@@ -129,5 +129,5 @@ def test_objects_are_frozen() -> None:
 
 def test_a_network_configuration_has_its_defaults() -> None:
     spec = decode(b"{}", NetworkConfig).spec
-    assert (spec.pod_cidrs, spec.backend, spec.attachment) == (("10.244.0.0/16",), {"type": "vxlan"}, "bridge")
+    assert (spec.pod_cidrs, spec.backend, spec.attachment) == (("10.244.0.0/16",), {"type": "vxlan"}, "ptp")
     assert (spec.masquerade, spec.mtu, spec.node_mask.ipv4, spec.node_mask.ipv6) == (True, 0, 24, 64)

@@ -257,8 +257,8 @@ def test_a_node_that_goes() -> None:
 
 def test_another_attachment_mode_is_for_new_pods() -> None:
     """Those that run keep what they have; only the permission for localhost follows the configuration."""
-    before = state_of(world(), 1, PODS)
-    gone, touched = difference(state_of(world(attachment="ptp"), 1, PODS), before)
+    before = state_of(world(attachment="bridge"), 1, PODS)
+    gone, touched = difference(state_of(world(), 1, PODS), before)
     assert {key[2] for key in gone} == {"net/ipv4/conf/podnet0/route_localnet"}
     assert touched == set()
 
