@@ -13,6 +13,7 @@ import msgspec
 from podnet.objects.core import Namespace, Node, Pod
 from podnet.objects.meta import Object
 from podnet.objects.network import NETWORK_NAME, NetworkConfig
+from podnet.objects.services import EndpointSlice, Service
 
 Key = tuple[str, str]
 
@@ -24,6 +25,8 @@ class Cluster(msgspec.Struct, frozen=True, gc=False):
     nodes: Mapping[Key, Node] = {}
     pods: Mapping[Key, Pod] = {}
     namespaces: Mapping[Key, Namespace] = {}
+    services: Mapping[Key, Service] = {}
+    endpointslices: Mapping[Key, EndpointSlice] = {}
     networkconfigs: Mapping[Key, NetworkConfig] = {}
 
     @property

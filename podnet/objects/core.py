@@ -260,25 +260,5 @@ class Event(Object, frozen=True):
     type: str = "Normal"
 
 
-class ServiceSpec(Value, frozen=True):
-    """Only what this slice of podnet reads; the Services issue widens it."""
-
-    cluster_ip: str = msgspec.field(default="", name="clusterIP")
-    selector: dict[str, str] = {}
-    type: str = "ClusterIP"
-
-
-class Service(Object, frozen=True):
-    """A stable address for a set of pods."""
-
-    spec: ServiceSpec = ServiceSpec()
-
-
-class EndpointSlice(Object, frozen=True):
-    """The endpoints of a Service (discovery.k8s.io/v1)."""
-
-    address_type: str = ""
-
-
 class Lease(Object, frozen=True):
     """A heartbeat (coordination.k8s.io/v1)."""

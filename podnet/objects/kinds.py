@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from podnet.objects import core, network
+from podnet.objects import core, network, services
 from podnet.objects.meta import Object, Value
 
 
@@ -43,18 +43,19 @@ class Kind(Value, frozen=True):
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", core.Namespace, False, ("ns",), ("status", "finalize"))
 NODES = Kind("", "v1", "Node", "nodes", core.Node, False, ("no",), ("status",))
 PODS = Kind("", "v1", "Pod", "pods", core.Pod, True, ("po",), ("status", "log", "binding", "exec"))
-SERVICES = Kind("", "v1", "Service", "services", core.Service, True, ("svc",), ("status",))
+SERVICES = Kind("", "v1", "Service", "services", services.Service, True, ("svc",), ("status",))
+ENDPOINTS = Kind("", "v1", "Endpoints", "endpoints", services.Endpoints, True, ("ep",))
 CONFIGMAPS = Kind("", "v1", "ConfigMap", "configmaps", core.ConfigMap, True, ("cm",))
 SECRETS = Kind("", "v1", "Secret", "secrets", core.Secret)
 EVENTS = Kind("", "v1", "Event", "events", core.Event, True, ("ev",))
-ENDPOINTSLICES = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", core.EndpointSlice)
+ENDPOINTSLICES = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", services.EndpointSlice)
 LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases", core.Lease)
 NETWORKCONFIGS = Kind(
     "podnet.dev", "v1", "NetworkConfig", "networkconfigs", network.NetworkConfig, False, ("netcfg",), ("status",)
 )
 
 KINDS: tuple[Kind, ...] = (
-    NAMESPACES, NODES, PODS, SERVICES, CONFIGMAPS, SECRETS, EVENTS, ENDPOINTSLICES, LEASES, NETWORKCONFIGS,
+    NAMESPACES, NODES, PODS, SERVICES, ENDPOINTS, CONFIGMAPS, SECRETS, EVENTS, ENDPOINTSLICES, LEASES, NETWORKCONFIGS,
 )  # fmt: skip
 
 BY_KIND: Mapping[tuple[str, str], Kind] = {(kind.api_version, kind.kind): kind for kind in KINDS}

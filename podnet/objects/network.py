@@ -23,6 +23,23 @@ class NodeMask(Value, frozen=True):
     ipv6: int = 64
 
 
+class ProxySpec(Value, frozen=True):
+    """How Services reach their endpoints.
+
+    mode                  "nftables", "iptables", "userspace", "ipvs", or "none": something else does it
+    masquerade_all        cluster addresses too are left with the node's own address as source, always
+    node_port_addresses   CIDRs of the node's addresses that serve NodePorts; () means all of them, localhost included
+    service_cidrs         the ranges of cluster addresses: traffic to those that no Service has is refused
+    source_ranges_for_all loadBalancerSourceRanges hold for NodePorts and externalIPs as well
+    """
+
+    mode: str = "nftables"
+    masquerade_all: bool = False
+    node_port_addresses: tuple[str, ...] = ()
+    service_cidrs: tuple[str, ...] = msgspec.field(default=(), name="serviceCIDRs")
+    source_ranges_for_all: bool = False
+
+
 class NetworkSpec(Value, frozen=True):
     """Cluster-wide network settings.
 
@@ -30,6 +47,7 @@ class NetworkSpec(Value, frozen=True):
     backend      `{"type": "vxlan", ...options}`
     attachment   "bridge" (cni0 style) or "ptp" (a /32 and proxy ARP, Calico style)
     masquerade   pods leave the cluster with their node's address
+    proxy        how Services are made
     mtu          bytes of a pod's interface; 0 derives it from the uplink and the backend
     """
 
@@ -38,6 +56,7 @@ class NetworkSpec(Value, frozen=True):
     backend: dict[str, str | int | bool] = msgspec.field(default_factory=lambda: {"type": "vxlan"})
     attachment: str = "ptp"
     masquerade: bool = True
+    proxy: ProxySpec = ProxySpec()
     mtu: int = 0
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podnet.objects.codec import InvalidObject, convert, decode, encode
-from podnet.objects.core import Node, Pod, Service
+from podnet.objects.core import Node, Pod
+from podnet.objects.services import Service
 from podnet.objects.kinds import KINDS
 from podnet.objects.meta import Object
 from podnet.objects.network import NetworkConfig

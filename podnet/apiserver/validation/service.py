@@ -13,82 +13,13 @@ from podnet.apiserver.status import Cause
 from podnet.apiserver.validation import rules
 from podnet.apiserver.validation.pod import PROTOCOLS
 from podnet.apiserver.validation.rules import Causes, duplicate, required, unsupported, wrong
-from podnet.objects.core import ServiceSpec
 from podnet.objects.meta import Object, Value
+from podnet.objects.services import EndpointSlice, Service, ServicePort
 
 TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 ADDRESS_TYPES = ("IPv4", "IPv6", "FQDN")
 SLICE_ENDPOINTS = 1000
 SLICE_PORTS = 100
-
-
-class ServicePort(Value, frozen=True):
-    """One port of a Service; target_port is a number or a container port's name."""
-
-    port: int = 0
-    name: str = ""
-    protocol: str = "TCP"
-    target_port: int | str = 0
-    node_port: int = 0
-
-
-class ServiceForm(ServiceSpec, frozen=True):
-    """A Service's spec as validated."""
-
-    ports: tuple[ServicePort, ...] = ()
-    external_name: str = ""
-    session_affinity: str = "None"
-    external_ips: tuple[str, ...] = msgspec.field(default=(), name="externalIPs")
-    internal_traffic_policy: str = "Cluster"
-    external_traffic_policy: str = "Cluster"
-
-
-class Ingress(Value, frozen=True):
-    """One address at which a load balancer takes traffic."""
-
-    ip: str = ""
-    hostname: str = ""
-
-
-class LoadBalancer(Value, frozen=True):
-    """What a load balancer says of itself."""
-
-    ingress: tuple[Ingress, ...] = ()
-
-
-class ServiceStatus(Value, frozen=True):
-    """A Service's status as validated."""
-
-    load_balancer: LoadBalancer = LoadBalancer()
-
-
-class Service(Object, frozen=True):
-    """A Service as validated."""
-
-    spec: ServiceForm = ServiceForm()
-    status: ServiceStatus = ServiceStatus()
-
-
-class SlicePort(Value, frozen=True):
-    """One port of an EndpointSlice."""
-
-    name: str = ""
-    protocol: str = "TCP"
-    port: int | None = None
-
-
-class SliceEndpoint(Value, frozen=True):
-    """One endpoint of an EndpointSlice."""
-
-    addresses: tuple[str, ...] = ()
-
-
-class EndpointSlice(Object, frozen=True):
-    """An EndpointSlice as validated."""
-
-    address_type: str = ""
-    endpoints: tuple[SliceEndpoint, ...] = ()
-    ports: tuple[SlicePort, ...] = ()
 
 
 class LeaseSpec(Value, frozen=True):
