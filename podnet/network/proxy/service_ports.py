@@ -1,0 +1,139 @@
+"""From a Service and its slices to ServicePorts: what the node's proxy has to make of it.
+
+Headless and ExternalName Services, and those that name another proxy, give nothing; neither do slices of headless
+ones. A port of a slice belongs to the Service's port of the same name and protocol. A cluster address of a family
+makes one ServicePort of that family; externalIPs and load balancers' addresses go to the one of their own.
+Source: k8s.io/kubernetes pkg/proxy (newBaseServiceInfo, shouldSkipService, endpointslicecache.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address, ip_network
+
+from podnet.network.proxy.choice import Candidate, under_cluster, under_local
+from podnet.network.proxy.model import Place, ServicePort
+from podnet.network.view import is_v6
+from podnet.objects import services
+from podnet.objects.services import EndpointSlice, Service, SliceEndpoint
+
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+HEADLESS = "service.kubernetes.io/headless"
+RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
+AFFINITY_SECONDS = 10800
+FAMILIES = {False: "IPv4", True: "IPv6"}
+NO_ADDRESS = ("", "None")
+
+
+def service_ports(service: Service, slices: Iterable[EndpointSlice], place: Place) -> tuple[ServicePort, ...]:
+    """Every ServicePort of a Service, by family and then in the order of its ports."""
+    return tuple(_service_ports(service, tuple(slices), place))
+
+
+def _service_ports(service: Service, slices: tuple[EndpointSlice, ...], place: Place) -> Iterator[ServicePort]:
+    spec = service.spec
+    if PROXY_NAME in service.metadata.labels or spec.type == "ExternalName":
+        return
+    for text in spec.cluster_ips or (spec.cluster_ip,):
+        if text in NO_ADDRESS:
+            continue
+        cluster_ip = _address(text)
+        if cluster_ip:
+            for port in spec.ports:
+                found = tuple(_candidates(port, slices, is_v6(cluster_ip)))
+                yield _service_port(service, port, cluster_ip, found, place)
+
+
+def _service_port(
+    service: Service, port: services.ServicePort, cluster_ip: str, found: tuple[Candidate, ...], place: Place
+) -> ServicePort:
+    spec, v6 = service.spec, is_v6(cluster_ip)
+    cluster, local = under_cluster(found, place), under_local(found, place)
+    external_local = spec.external_traffic_policy == "Local" and spec.type != "ClusterIP"
+    internal_local = spec.internal_traffic_policy == "Local"
+    balancer = (entry.ip for entry in service.status.load_balancer.ingress if entry.ip and entry.ip_mode == "VIP")
+    return ServicePort(
+        namespace=service.metadata.namespace,
+        service=service.metadata.name,
+        name=port.name,
+        protocol=port.protocol.lower(),
+        v6=v6,
+        cluster_ip=cluster_ip,
+        port=port.port,
+        node_port=port.node_port,
+        external_ips=_addresses(spec.external_ips, v6),
+        balancer_ips=_addresses(balancer, v6) if spec.type == "LoadBalancer" else (),
+        source_ranges=_source_ranges(service, v6),
+        affinity=_affinity(service),
+        internal_local=internal_local,
+        external_local=external_local,
+        health_check_node_port=spec.health_check_node_port if external_local else 0,
+        internal=local if internal_local else cluster,
+        external=local if external_local else cluster,
+        cluster=cluster,
+        anywhere=bool(cluster),
+    )
+
+
+def _candidates(port: services.ServicePort, slices: Iterable[EndpointSlice], v6: bool) -> Iterator[Candidate]:
+    for piece in slices:
+        if piece.address_type != FAMILIES[v6] or HEADLESS in piece.metadata.labels:
+            continue
+        for each in piece.ports:
+            if each.name == port.name and each.protocol == port.protocol and each.port:
+                yield from (made for entry in piece.endpoints for made in _candidate(entry, each.port))
+
+
+def _candidate(entry: SliceEndpoint, port: int) -> Iterator[Candidate]:
+    """None of a condition counts as fine (discovery/v1 EndpointConditions)."""
+    address = _address(entry.addresses[0]) if entry.addresses else None
+    if address is None:
+        return
+    ready = entry.conditions.ready is not False
+    yield Candidate(
+        address=address,
+        port=port,
+        node=entry.node_name or "",
+        ready=ready,
+        serving=ready if entry.conditions.serving is None else entry.conditions.serving,
+        terminating=bool(entry.conditions.terminating),
+        zones=tuple(hint.name for hint in entry.hints.for_zones) if entry.hints else (),
+        nodes=tuple(hint.name for hint in entry.hints.for_nodes) if entry.hints else (),
+    )
+
+
+def _affinity(service: Service) -> int:
+    if service.spec.session_affinity != "ClientIP":
+        return 0
+    config = service.spec.session_affinity_config
+    seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
+    return AFFINITY_SECONDS if seconds is None else seconds
+
+
+def _source_ranges(service: Service, v6: bool) -> tuple[str, ...] | None:
+    """Ranges of the other family alone leave nobody of this one; none at all leave everybody."""
+    texts = service.spec.load_balancer_source_ranges or tuple(
+        filter(None, (text.strip() for text in service.metadata.annotations.get(RANGES_ANNOTATION, "").split(",")))
+    )
+    if not texts or service.spec.type != "LoadBalancer":
+        return None
+    return tuple(sorted({text for text in map(_range, texts) if text and is_v6(text) == v6}))
+
+
+def _addresses(texts: Iterable[str], v6: bool) -> tuple[str, ...]:
+    return tuple(sorted({text for text in map(_address, texts) if text and is_v6(text) == v6}))
+
+
+def _address(text: str) -> str | None:
+    """In the kernel's spelling; None for what is no address."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return None
+
+
+def _range(text: str) -> str | None:
+    try:
+        return str(ip_network(text.strip(), strict=False))
+    except ValueError:
+        return None
