@@ -5,7 +5,8 @@ destination NAT to the pod. Traffic of the node itself passes the same chain in 
 the node's localhost, gets the node's address as source, because the answer would otherwise not come back the same way.
 
 Leading 127.0.0.1 to a pod needs `route_localnet`, which alone would let pods reach what listens on the node's
-localhost; `guard` forbids that. It stands in `input`, off the way of forwarded packets, where hooks cost throughput.
+localhost; `guard` forbids that, except to answers, which are on their way back through a translation. It stands in
+`input`, off the way of forwarded packets, where hooks cost throughput.
 
 The chains are static; publishing a port is one map element. UDP has no connection that ends, so stale conntrack
 entries, which would keep leading to the former owner of the port, are forgotten exactly when the element changes.
@@ -52,6 +53,7 @@ _BODY = """\
   }
   chain guard {
     type filter hook input priority filter; policy accept;
+    ct status dnat return
     iifname "%s*" ip daddr 127.0.0.0/8 drop
   }
   chain postrouting {
