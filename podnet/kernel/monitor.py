@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Literal
 
 import msgspec
@@ -80,7 +80,7 @@ class Monitor:
         return list(events)
 
     def _node(self, own: frozenset[int]) -> Iterator[Event]:
-        for message in _newest(list(_drain(self._route))):
+        for message in _newest(list(_drain(self._route)), self._names):
             yield from self._changed(message, own)
 
     def _tables(self, own: frozenset[int]) -> Iterator[Event]:
@@ -171,13 +171,22 @@ class Monitor:
             yield "dirty", "facts"
 
 
-def _newest(heard: list[Message]) -> Iterator[Message]:
+def _newest(heard: list[Message], known: Container[int]) -> Iterator[Message]:
     """Without what is said of a link again while it stays up or down: making one pod is a dozen such messages, and
-    decoding them is most of what listening costs."""
-    newest = {_about(message): message for message in heard if message.kind == links.NEW}
+    decoding them is most of what listening costs. The first word about a new link stays: it has the name by which what
+    follows is told."""
+    news = [message for message in heard if message.kind == links.NEW]
+    newest = {_about(message): message for message in news}
+    first = {index: message for message in reversed(news) if (index := _index(message)) not in known}
     for message in heard:
-        if message.kind != links.NEW or newest[_about(message)] is message:
+        repeated = message.kind == links.NEW and message is not newest[_about(message)]
+        if not repeated or message is first.get(_index(message)):
             yield message
+
+
+def _index(message: Message) -> int:
+    """The ifindex of struct ifinfomsg."""
+    return number(message.body[4:8])
 
 
 def _about(message: Message) -> bytes:
