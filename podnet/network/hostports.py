@@ -63,12 +63,11 @@ _BODY = """\
 
 
 def table(view: NodeView) -> Iterator[Resource]:
-    """The static chains; on a bridge, also the permission to lead 127.0.0.1 to a pod (guarded against neighbours)."""
+    """The static chains, and the permission to lead 127.0.0.1 to a pod on the bridge (guarded against neighbours)."""
     sources = [*view.me.pod_cidrs, "127.0.0.0/8"]
     rules = "".join(f"    {_snat(source)}\n" for source in sources)
     yield NftTable("inet", TABLE, _BODY % (LINK_PREFIX, LINK_PREFIX, rules))
-    if view.network.attachment == "bridge":
-        yield _localnet(BRIDGE)
+    yield _localnet(BRIDGE)
 
 
 def publish(view: NodeView, attachment: Attachment) -> Iterator[Resource]:

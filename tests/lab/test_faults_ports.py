@@ -23,6 +23,7 @@ TALK = [sys.executable, "-I", "-S", talk.__file__]
 INNER, OUTER, BOUND, OTHER, PASSED_ON = 9000, 30001, 30002, 30003, 30004
 NODE1, NODE2, NODE1_6, NODE2_6 = "192.168.77.11", "192.168.77.12", "fd77::11", "fd77::12"
 TOLERANCE = 0.15
+MTU = {"bridge": 1400, "ptp": 1410}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def ask(live: LiveLab, place: str, protocol: str, host: str, port: int) -> str:
 @pytest.fixture(scope="module", params=["bridge", "ptp"])
 def pods(request: pytest.FixtureRequest, live: LiveLab) -> Iterator[dict[str, Place]]:
     """`web` publishes OUTER on every address, and BOUND on one; `near` is beside it, `far` on the other node."""
-    live.configure(attachment=request.param)
-    until(lambda: attachments(live) == {request.param}, "the agents have heard")
+    live.configure(attachment=request.param, mtu=MTU[request.param])
+    until(lambda: mtus(live) == {MTU[request.param]}, "the agents have heard")
     both = [(protocol, OUTER, "") for protocol in ("tcp", "udp")]
     made = {"web": server(live, "web", *both, ("tcp", BOUND, NODE1), ("udp", BOUND, NODE1))}
     made |= {name: live.pod(name, node) for name, node in (("near", "node1"), ("far", "node2"))}
@@ -58,10 +59,9 @@ def pods(request: pytest.FixtureRequest, live: LiveLab) -> Iterator[dict[str, Pl
         live.delete_pod(name)
 
 
-def attachments(live: LiveLab) -> set[str]:
-    """What the agents know of the configuration: only pods on a bridge need this permission for it."""
-    texts = [live.ask(node.name, "desired")["text"] for node in live.lab.nodes]
-    return {"bridge" if "conf/podnet0/route_localnet" in text else "ptp" for text in texts}
+def mtus(live: LiveLab) -> set[int]:
+    """What the agents know of the configuration: the same change told them of the attachment."""
+    return {live.ask(node.name, "status")["mtu"] for node in live.lab.nodes}
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
