@@ -52,13 +52,13 @@ class Runtime:
         self.network = json.loads(self.conflist.read_text())
 
     def start(
-        self, command: str, pod: str = "", config: Mapping[str, Any] = {}, netns: str = ""
+        self, command: str, pod: str = "", config: Mapping[str, Any] = {}, netns: str = "", ifname: str = "eth0"
     ) -> subprocess.Popen[bytes]:
         """Begin a call; `config` is merged into the plugin's configuration, `netns` is said if it is not ours."""
         (plugin,) = self.network["plugins"]
         stdin = {key: value for key, value in plugin.items() if key != "capabilities"}
         stdin |= {"cniVersion": VERSION, "name": self.network["name"], **config}
-        about = {"CNI_CONTAINERID": pod, "CNI_NETNS": netns or self.path(pod), "CNI_IFNAME": "eth0"} if pod else {}
+        about = {"CNI_CONTAINERID": pod, "CNI_NETNS": netns or self.path(pod), "CNI_IFNAME": ifname} if pod else {}
         call = subprocess.Popen(
             [f"{BIN}/{plugin['type']}"],
             env={"CNI_COMMAND": command, "CNI_PATH": BIN, "PATH": os.defpath, **about},
@@ -77,9 +77,11 @@ class Runtime:
         out, _ = call.communicate(timeout=SECONDS)
         return Answer(call.returncode, json.loads(out or b"{}"))
 
-    def call(self, command: str, pod: str = "", config: Mapping[str, Any] = {}, netns: str = "") -> Answer:
+    def call(
+        self, command: str, pod: str = "", config: Mapping[str, Any] = {}, netns: str = "", ifname: str = "eth0"
+    ) -> Answer:
         """A whole call."""
-        return self.end(self.start(command, pod, config, netns))
+        return self.end(self.start(command, pod, config, netns, ifname))
 
     def add(self, pod: str, **runtime: Any) -> Answer:
         """ADD with a runtimeConfig."""

@@ -50,8 +50,8 @@ def run(machine: Machine, lab: Lab, example: Example, ranges: Mapping[str, str])
     env = {"KUBECONFIG": lab.kubeconfig, "PATH": f"/run/test/bin:{BIN}:{os.environ['PATH']}", "HOME": "/run/test"}
     end = time.monotonic() + PATIENCE
     while True:
-        done = machine.run("bash", "-c", example.command, env=env, check=False)
-        printed = re.sub(r"(?<=10\.244\.)\d+", lambda found: ranges.get(found[0], found[0]), done.stdout + done.stderr)
+        done = machine.run("bash", "-c", f"exec 2>&1\n{example.command}", env=env, check=False)
+        printed = re.sub(r"(?<=10\.244\.)\d+", lambda found: ranges.get(found[0], found[0]), done.stdout)
         if example.matches(printed) or time.monotonic() > end:
             return printed
         time.sleep(0.2)

@@ -7,6 +7,7 @@ of nft, qdiscs, flows, and a record. "Nothing is left" compares all of that with
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from podnet.agent.attachments_file import NAME, read
+from podnet.kernel.netns import socket_in
 from tests.lab.dumps import Dump, difference, dump
 from tests.lab.labs import LiveLab, live_lab, needs_root, until
 from tests.lab.runtime import VERSION, Answer, Runtime
@@ -90,7 +92,7 @@ def usable(runtime: Runtime, pod: str, addresses: tuple[str, ...]) -> None:
     """Another container can have the very addresses."""
     answer = runtime.add(pod, ips=addresses)
     assert answer.exit == 0, answer
-    assert tuple(each["address"] for each in answer.document["ips"]) == addresses
+    assert answer.addresses == tuple(each.partition("/")[0] for each in addresses)
     assert runtime.call("DEL", pod).exit == 0
 
 
@@ -178,7 +180,7 @@ def test_a_del_while_its_add_is_under_way_comes_after_it(runtime: Runtime) -> No
 
 
 DRIFTS = {
-    "address": ("ip addr del {ip}/24 dev eth0", "dev=eth0"),
+    "address": ("ip addr del {ip}/32 dev eth0", "dev=eth0"),
     "route": ("ip route del default", "add route 0.0.0.0/0"),
     "route of IPv6": ("ip -6 route del default", "add route ::/0"),
     "down": ("ip link set eth0 down", "eth0"),
@@ -206,6 +208,35 @@ def test_check_passes_only_what_is_as_it_was_made(runtime: Runtime, drift: str) 
                 assert words in answer.document["details"]
         assert runtime.call("CHECK", "pod", check).exit == 0
         assert runtime.call("DEL", "pod").exit == 0
+
+
+@pytest.mark.parametrize("mode", ["ptp", "bridge"])
+def test_a_second_interface_leaves_the_first_as_it_is(runtime: Runtime, mode: str) -> None:
+    with runtime.pod("pod") as netns:
+        one = runtime.call("ADD", "pod", {"attachment": mode, "runtimeConfig": WHOLE})
+        alone = dump(netns), runtime.live.dump(NODE)
+        two = runtime.call("ADD", "pod", {"attachment": mode}, ifname="net1")
+        for added, ifname in ((one, "eth0"), (two, "net1")):
+            assert added.exit == 0, added
+            assert runtime.call("CHECK", "pod", {"prevResult": added.document}, ifname=ifname).exit == 0
+            for address in added.addresses:
+                greet(runtime.live.netns(NODE), netns, address)
+        greet(netns, runtime.live.netns(NODE), runtime.live.lab.node(NODE).addresses[0])
+        assert runtime.live.settled(NODE)
+        assert runtime.call("DEL", "pod", ifname="net1").exit == 0
+        assert difference(alone[0], dump(netns)) == difference(alone[1], runtime.live.dump(NODE)) == []
+        assert runtime.call("DEL", "pod").exit == 0
+
+
+def greet(client: str, server: str, address: str) -> None:
+    """A connection between two namespaces, from the one to an address of the other."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket_in(server, family, socket.SOCK_STREAM) as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        with socket_in(client, family, socket.SOCK_STREAM) as caller:
+            caller.settimeout(2)
+            caller.connect(listener.getsockname())
 
 
 UNREPAIRABLE = {

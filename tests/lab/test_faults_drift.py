@@ -132,7 +132,7 @@ def site(name: str, *options: str) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def bridge() -> Iterator[Site]:
-    with site("bridge", "--backend", "vxlan") as made:
+    with site("bridge", "--backend", "vxlan", "--attachment", "bridge") as made:
         yield made
 
 

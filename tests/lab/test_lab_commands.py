@@ -222,7 +222,7 @@ def test_removing_a_node_that_is_not_there(live: LiveLab) -> None:
         (["--dual-stack"], "is IPv4 only"),
         (["--backend", "carrier-pigeon"], "there is no backend 'carrier-pigeon': use one of"),
         (["--backend", "host-gw"], "the cluster's backend is vxlan"),
-        (["--attachment", "ptp"], "the cluster's attachment is bridge"),
+        (["--attachment", "bridge"], "the cluster's attachment is ptp"),
         (["--nodes", "0"], "is not in the range"),
         (["--attachment", "glue"], "is not one of"),
     ],

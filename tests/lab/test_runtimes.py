@@ -72,7 +72,7 @@ def holdings(site: Site, node: LabNode) -> list[str]:
         for words in (
             ("ip", "-o", "link", "show", "type", "veth"),
             ("ip", "route", "show", "table", "all"),
-            ("ip", "neighbour", "show", "dev", "podnet0", "nud", "permanent"),
+            ("ip", "neighbour", "show", "nud", "permanent"),
             ("nft", "list", "ruleset"),
         )
     ]
