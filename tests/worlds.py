@@ -23,7 +23,14 @@ from podnet.objects.codec import convert
 from podnet.objects.core import Node, NodeAddress, NodeSpec, NodeStatus
 from podnet.objects.kinds import BY_KIND
 from podnet.objects.meta import Object, ObjectMeta
-from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION, NetworkConfig, NetworkSpec
+from podnet.objects.network import (
+    ACCEPTS_ANNOTATION,
+    NETWORK_NAME,
+    SENDS_ANNOTATION,
+    NetworkConfig,
+    NetworkSpec,
+    ProxySpec,
+)
 from podnet.state.resource import Key, Resource
 
 RANGES = {False: ("10.244.0.0/16",), True: ("10.244.0.0/16", "fd00:10:244::/48")}
@@ -47,11 +54,14 @@ def node(i: int, dual: bool = False, accepts: Iterable[str] = (), sends: Iterabl
     )
 
 
+NONE = ProxySpec(mode="none")
+
+
 def config(backend: Mapping[str, str | int | bool] | None = None, dual: bool = False, **spec: Any) -> NetworkConfig:
-    """The cluster's one network configuration."""
+    """The cluster's one network configuration; worlds with Services say which proxy they want."""
+    given = {"pod_cidrs": RANGES[dual], "proxy": NONE} | spec
     return NetworkConfig(
-        metadata=ObjectMeta(name=NETWORK_NAME),
-        spec=NetworkSpec(backend=dict(backend or {"type": "vxlan"}), **{"pod_cidrs": RANGES[dual]} | spec),
+        metadata=ObjectMeta(name=NETWORK_NAME), spec=NetworkSpec(backend=dict(backend or {"type": "vxlan"}), **given)
     )
 
 

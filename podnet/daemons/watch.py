@@ -31,7 +31,8 @@ from podnet.daemons.streams import Streams
 from podnet.kernel.netns import NoNamespace
 from podnet.network.losses import PATIENCE, Burst, Losses
 from podnet.network.reach import Endpoint, Failure, Pair, pairs, unopened
-from podnet.network.view import Value, is_v6
+from podnet.network.value import Value
+from podnet.network.view import is_v6
 
 TICK = 0.005
 """Seconds between two lots of probes."""

@@ -235,17 +235,22 @@ class Nft:
 
 
 def split(steps: Iterable[Step]) -> tuple[list[Step], list[Step]]:
-    """(first, last). What is added goes first, together with what is deleted from the same set or table, since one
-    may be in the other's way; what is only deleted goes last, so that policy outlives the link it was for."""
+    """(first, last). What is added or changed goes first, together with what stands in its way: a table's own, and
+    intervals of the same set. What is only deleted goes last: policy outlives the link it was for, and a packet that
+    looked up the old number of endpoints still finds each of them."""
     steps = [step for step in steps if isinstance(step.resource, NftTable | Element)]
-    touched = {_table_of(step.resource) for step in steps if step.resource.kind == "NftTable" and step.verb != "delete"}
-    touched |= {step.resource.key[2:5] for step in steps if step.resource.kind == "Element" and step.verb != "delete"}
+    tables = {_table_of(step.resource) for step in steps if step.resource.kind == "NftTable" and step.verb != "delete"}
+    sets = {step.resource.key[2:5] for step in steps if step.resource.kind == "Element" and step.verb != "delete"}
     first: list[Step] = []
     last: list[Step] = []
     for step in steps:
-        beside = _table_of(step.resource) in touched or step.resource.key[2:5] in touched
+        beside = _table_of(step.resource) in tables or (step.resource.key[2:5] in sets and _interval(step.resource))
         (first if step.verb != "delete" or beside else last).append(step)
     return first, last
+
+
+def _interval(resource: Resource) -> bool:
+    return isinstance(resource, Element) and ("/" in resource.element or "-" in resource.element)
 
 
 def _table_of(resource: Resource) -> Key:

@@ -74,7 +74,7 @@ class Reconciler:
 
     def poll(self, kind: str, units: Units) -> bool:
         """Look at a kind that sends no events (sysctls); True when it drifted."""
-        wanted = {r.key: r for resources in units.values() for r in resources if r.kind == kind}
+        wanted = {r.key: r for resources in units.values() for r in resources if type(r).__name__ == kind}
         seen = self.dataplane.read(wanted, frozenset({kind}))
         drifted = any(key in self.actual and self.actual[key].changes(value) for key, value in seen.items())
         if drifted:

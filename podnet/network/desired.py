@@ -1,9 +1,9 @@
 """What one node's kernel should hold: the sum of its features, each a pure function of what the node sees.
 
 Read this first. `desired(view)` is podnet: everything else brings objects here, or carries the result to a kernel.
-A node feature is computed from the whole view without its pods; a pod feature from that and one attachment, and is
-computed again only when one of the two is another object than before. The result maps a unit (a feature, or a feature
-and a pod) to its resources, so that the reconciler can compare just the units that changed.
+A node feature is computed from the view without its pods and Services; a pod or service feature from that and one
+attachment or Service, and is computed again only when one of the two is another object than before. The result maps a
+unit (a feature, a pod, a Service) to its resources, so that the reconciler can compare just the units that changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from podnet.network import bandwidth, forwarding, hostports, masquerade, migration, pods
-from podnet.network.memo import Memo, forget, recall
+from podnet.network.memo import Memo, each, forget, recall
+from podnet.network.proxy import feature as proxy
+from podnet.network.proxy.model import ServicePort
 from podnet.network.view import Attachment, NodeView
 from podnet.state.host import Action
 from podnet.state.plan import Plan
@@ -21,6 +23,7 @@ from podnet.state.resource import NodeState, Resource, state
 
 NodeFeature = Callable[[NodeView], Iterator[Resource]]
 PodFeature = Callable[[NodeView, Attachment], Iterator[Resource]]
+ServiceFeature = Callable[[NodeView, tuple[ServicePort, ...]], Iterator[Resource]]
 Unit = tuple[str, ...]
 Desired = Mapping[Unit, tuple[Resource, ...]]
 
@@ -30,17 +33,34 @@ NODE_FEATURES: Mapping[str, NodeFeature] = {
     "pods": pods.segment,
     "masquerade": masquerade.masquerade,
     "hostports": hostports.table,
+    "services": proxy.frame,
 }
 
-POD_FEATURES: Mapping[str, PodFeature] = {"attach": pods.attach, "publish": hostports.publish, "limit": bandwidth.limit}
+POD_FEATURES: Mapping[str, PodFeature] = {
+    "attach": pods.attach,
+    "publish": hostports.publish,
+    "limit": bandwidth.limit,
+    "hairpin": proxy.hairpin,
+}
+
+SERVICE_FEATURES: Mapping[str, ServiceFeature] = {"serve": proxy.serve}
 
 
 def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     """Every unit's resources. `memo` only saves time: with or without it the result is equal."""
     memo = {} if memo is None else memo
-    parts = (view.me, view.peers, view.network, view.facts)
+    parts = (view.me, view.peers, view.network, view.facts, view.affinities)
     node = recall(memo, "desired", parts, lambda: _without_pods(view))
-    units: dict[Unit, tuple[Resource, ...]] = {}
+    units: dict[Unit, tuple[Resource, ...]] = dict(
+        each(
+            memo,
+            "served",
+            (node,),
+            (view.services,),
+            lambda key: tuple(_service(node, view.services[key])),
+            lambda key: ("service", *key),
+        )
+    )
     for name, feature in NODE_FEATURES.items():
         units[name,] = recall(memo, (name,), (node,), lambda feature=feature: tuple(feature(node)))  # type: ignore[misc]
     for attachment in view.attachments:
@@ -61,7 +81,12 @@ def after(view: NodeView, plan: Plan) -> tuple[Action, ...]:
 
 
 def _without_pods(view: NodeView) -> NodeView:
-    return msgspec.structs.replace(view, attachments=(), mtu=migration.pod_mtu(view))
+    return msgspec.structs.replace(view, attachments=(), services={}, mtu=migration.pod_mtu(view))
+
+
+def _service(node: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
+    for feature in SERVICE_FEATURES.values():
+        yield from feature(node, ports)
 
 
 def _pod(node: NodeView, attachment: Attachment) -> Iterator[Resource]:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from podnet.network.reach import Failure, Measured, Pair, Seen, failure, judge, path
-from podnet.network.view import Value, is_v6
+from podnet.network.value import Value
+from podnet.network.view import is_v6
 
 PATIENCE = 1.0
 GRACE = 2.0

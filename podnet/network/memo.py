@@ -6,10 +6,12 @@ for whoever depends on it. Dropping the memo at any moment changes no result (te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable
-from typing import TypeVar
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
+from typing import TypeVar, cast
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+U = TypeVar("U", bound=Hashable)
 
 Memo = dict[Hashable, tuple[tuple[object, ...], object]]
 
@@ -24,6 +26,78 @@ def recall(memo: Memo, key: Hashable, inputs: tuple[object, ...], make: Callable
         made = last[1]
     memo[key] = (inputs, made)
     return made
+
+
+def each(
+    memo: Memo,
+    name: str,
+    inputs: tuple[object, ...],
+    of: tuple[Mapping[K, object], ...],
+    make: Callable[[K], T],
+    called: Callable[[K], U],
+) -> Mapping[U, T]:
+    """`{called(k): make(k)}` for the keys of the first mapping in `of`.
+
+    What is made again are the keys for which a mapping in `of` holds another object than last time, or all of them
+    when `inputs` are others. When nothing changed the very same mapping is returned; nobody may change it.
+    """
+    last = memo.get(name)
+    if last is None or any(a is not b for a, b in zip(last[0][: len(inputs)], inputs, strict=True)):
+        result = {called(key): make(key) for key in of[0]}
+    else:
+        before = cast("tuple[Mapping[K, object], ...]", last[0][len(inputs) :])
+        result = _made_again(cast("dict[U, T]", last[1]), of, before, make, called)
+    memo[name] = ((*inputs, *of), result)
+    return result
+
+
+def _made_again(
+    result: dict[U, T],
+    of: tuple[Mapping[K, object], ...],
+    before: tuple[Mapping[K, object], ...],
+    make: Callable[[K], T],
+    called: Callable[[K], U],
+) -> dict[U, T]:
+    touched = {key for new, old in zip(of, before, strict=True) for key in changes(new, old)}
+    if not touched:
+        return result
+    result = dict(result)
+    for key in touched:
+        if key not in of[0]:
+            result.pop(called(key), None)
+            continue
+        made, was = make(key), result.get(called(key))
+        result[called(key)] = was if was is not None and was == made else made
+    return result
+
+
+def changes(new: Mapping[K, object], old: Mapping[K, object]) -> Iterable[K]:
+    """The keys for which the two do not hold the identical object."""
+    if new is old:
+        return ()
+    found = [key for key, value in new.items() if old.get(key) is not value]
+    return found + [key for key in old if key not in new]
+
+
+def group(memo: Memo, name: str, members: Mapping[K, T], by: Callable[[T], U | None]) -> Mapping[U, Mapping[K, T]]:
+    """Members by what `by` says of them (None: left out). A group in which nothing changed is the same object."""
+    last = memo.get(name)
+    before, groups = cast("tuple[Mapping[K, T], dict[U, Mapping[K, T]]]", (*last[0], last[1])) if last else ({}, {})
+    touched = changes(members, before)
+    if touched:
+        groups = dict(groups)
+    for key in touched:
+        for member in (before.get(key), members.get(key)):
+            place = by(member) if member is not None else None
+            if place is not None:
+                kept = {other: it for other, it in groups.get(place, {}).items() if other != key}
+                if member is members.get(key):
+                    kept[key] = cast("T", member)
+                groups[place] = kept
+                if not kept:
+                    del groups[place]
+    memo[name] = ((members,), groups)
+    return groups
 
 
 def forget(memo: Memo, group: str, alive: Container[tuple[str, ...]]) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from podnet.network.view import Attachment, Value, base_address, is_v6
+from podnet.network.value import Value
+from podnet.network.view import Attachment, base_address, is_v6
 
 
 class Endpoint(Value, frozen=True):

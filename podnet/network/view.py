@@ -12,14 +12,12 @@ from typing import ClassVar
 
 import msgspec
 
+from podnet.network.proxy.model import ServicePort
+from podnet.network.value import Value
 from podnet.objects.network import NetworkSpec
 
 Network = IPv4Network | IPv6Network
 Words = tuple[str, ...]
-
-
-class Value(msgspec.Struct, frozen=True, gc=False):
-    """Base of the plain values in this module."""
 
 
 class Options(Value, frozen=True):
@@ -123,7 +121,11 @@ class Problem(Value, frozen=True):
 
 
 class NodeView(Value, frozen=True):
-    """All that the features of one node are computed from; `mtu` is what the schemes in use leave to a pod's packet."""
+    """All that the features of one node are computed from.
+
+    `mtu` is what the schemes in use leave to a pod's packet; `services` holds each Service's ports by (namespace,
+    name), and `affinities` the seconds of affinity that some Service asks for.
+    """
 
     me: NodeInfo
     peers: tuple[NodeInfo, ...]
@@ -131,6 +133,8 @@ class NodeView(Value, frozen=True):
     facts: LocalFacts
     attachments: tuple[Attachment, ...] = ()
     mtu: int = 0
+    services: Mapping[tuple[str, str], tuple[ServicePort, ...]] = {}
+    affinities: tuple[int, ...] = ()
 
     def narrowed(self, backend: Mapping[str, str | int | bool], peers: Iterable[NodeInfo]) -> NodeView:
         """The same view as if the cluster used `backend` and only these peers existed."""

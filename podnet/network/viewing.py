@@ -6,22 +6,25 @@ nodes leaves `peers` the identical tuple. A network configuration or a range tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import msgspec
 
 from podnet.network.backends import validate
-from podnet.network.memo import Memo, forget, recall
+from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
+from podnet.network.proxy.model import Place, ServicePort
+from podnet.network.proxy.service_ports import affinity, owner, service_ports
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
-from podnet.objects.cluster import Cluster
+from podnet.objects.cluster import Cluster, Key
 from podnet.objects.core import Node
 from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION, NetworkSpec
 
 Network = IPv4Network | IPv6Network
 
 ATTACHMENTS = ("bridge", "ptp")
+ZONE = "topology.kubernetes.io/zone"
 MTU = {False: range(576, 65536), True: range(1280, 65536)}
 """What a pod's interface may have, without and with IPv6 (RFC 791, RFC 8200)."""
 
@@ -60,7 +63,23 @@ def view(
     if said is not None:
         me = recall(memo, "said", (me, said), lambda info=me: _saying(info, *said))  # type: ignore[misc]
     peers = recall(memo, "peers", (cluster.nodes, me.addresses, me.pod_cidrs), lambda: _peers(cluster, me, memo))
-    return NodeView(me=me, peers=peers, network=network, facts=facts, attachments=attachments)
+    services = _services(cluster, node, memo) if network.proxy.mode != "none" else {}
+    affinities = recall(memo, "affinities", (cluster.services,), lambda: _affinities(cluster))
+    return NodeView(me, peers, network, facts, attachments, services=services, affinities=affinities)
+
+
+def _services(cluster: Cluster, node: Node, memo: Memo) -> Mapping[Key, tuple[ServicePort, ...]]:
+    place = recall(memo, "place", (node,), lambda: Place(node.metadata.name, node.metadata.labels.get(ZONE, "")))
+    slices = group(memo, "slices", cluster.endpointslices, owner)
+
+    def ports(key: Key) -> tuple[ServicePort, ...]:
+        return service_ports(cluster.services[key], slices.get(key, {}).values(), place)
+
+    return each(memo, "services", (place,), (cluster.services, slices), ports, lambda key: key)
+
+
+def _affinities(cluster: Cluster) -> tuple[int, ...]:
+    return tuple(sorted({affinity(service) for service in cluster.services.values()} - {0}))
 
 
 def _saying(info: NodeInfo, accepts: Words, sends: Words) -> NodeInfo:

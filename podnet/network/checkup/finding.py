@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from podnet.network.view import Value
+from podnet.network.value import Value
 
 Severity = Literal["ok", "info", "warning", "error"]
 RANK: dict[str, int] = {"error": 0, "warning": 1, "info": 2, "ok": 3}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from podnet.network.view import NodeInfo, Value
+from podnet.network.value import Value
+from podnet.network.view import NodeInfo
 
 
 class Link(Value, frozen=True):

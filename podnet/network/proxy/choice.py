@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from podnet.network.proxy.model import Endpoint, Place, order
-from podnet.network.view import Value
+from podnet.network.value import Value
 
 
 class Candidate(Value, frozen=True):

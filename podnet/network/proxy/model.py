@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from podnet.network.view import Value
+from podnet.network.value import Value
 
 Scope = Literal["cluster", "external", "balancer", "node"]
 

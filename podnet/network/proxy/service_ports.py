@@ -15,7 +15,7 @@ from podnet.network.proxy.choice import Candidate, under_cluster, under_local
 from podnet.network.proxy.model import Place, ServicePort
 from podnet.network.view import is_v6
 from podnet.objects import services
-from podnet.objects.services import EndpointSlice, Service, SliceEndpoint
+from podnet.objects.services import SERVICE_NAME, EndpointSlice, Service, SliceEndpoint
 
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
@@ -28,6 +28,12 @@ NO_ADDRESS = ("", "None")
 def service_ports(service: Service, slices: Iterable[EndpointSlice], place: Place) -> tuple[ServicePort, ...]:
     """Every ServicePort of a Service, by family and then in the order of its ports."""
     return tuple(_service_ports(service, tuple(slices), place))
+
+
+def owner(piece: EndpointSlice) -> tuple[str, str] | None:
+    """(namespace, name) of the Service that a slice belongs to."""
+    name = piece.metadata.labels.get(SERVICE_NAME)
+    return (piece.metadata.namespace, name) if name else None
 
 
 def _service_ports(service: Service, slices: tuple[EndpointSlice, ...], place: Place) -> Iterator[ServicePort]:
@@ -64,7 +70,7 @@ def _service_port(
         external_ips=_addresses(spec.external_ips, v6),
         balancer_ips=_addresses(balancer, v6) if spec.type == "LoadBalancer" else (),
         source_ranges=_source_ranges(service, v6),
-        affinity=_affinity(service),
+        affinity=affinity(service),
         internal_local=internal_local,
         external_local=external_local,
         health_check_node_port=spec.health_check_node_port if external_local else 0,
@@ -102,7 +108,8 @@ def _candidate(entry: SliceEndpoint, port: int) -> Iterator[Candidate]:
     )
 
 
-def _affinity(service: Service) -> int:
+def affinity(service: Service) -> int:
+    """Seconds that a client stays with its endpoint; 0: not at all."""
     if service.spec.session_affinity != "ClientIP":
         return 0
     config = service.spec.session_affinity_config
