@@ -15,6 +15,7 @@ from podnet.network.proxy.model import ServicePort
 from podnet.network.view import Attachment, NodeView, base_address, is_v6
 from podnet.state.host import Sysctl
 from podnet.state.resource import Resource
+from podnet.state.routes import Route
 
 LOCALHOST = "127.0.0.1"
 
@@ -36,12 +37,14 @@ class Nftables:
     """See nftables.py."""
 
     def frame(self, view: NodeView) -> Iterator[Resource]:
-        """A table for each family of the cluster; 127.0.0.1 may be led to pods."""
+        """A table and routes for each family of the cluster; 127.0.0.1 may be led to pods."""
         proxy = view.network.proxy
         for v6 in families(view):
             pods = tuple(cidr for cidr in view.network.pod_cidrs if is_v6(cidr) == v6)
             ranges = tuple(cidr for cidr in proxy.service_cidrs if is_v6(cidr) == v6)
             yield nftables.table(nftables.Settings(v6, pods, view.affinities, ranges))
+            # A packet of the node itself is routed before it is translated: without a default route it would not leave.
+            yield from (Route(cidr, dev=view.facts.uplink, scope_link=not v6) for cidr in ranges)
             if not v6:
                 yield Sysctl("net/ipv4/conf/all/route_localnet", "1")
 
