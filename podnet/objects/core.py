@@ -69,6 +69,7 @@ class NodeStatus(Value, frozen=True):
     conditions: tuple[Condition, ...] = ()
     daemon_endpoints: NodeDaemonEndpoints = NodeDaemonEndpoints()
     node_info: NodeSystemInfo = NodeSystemInfo()
+    allocatable: dict[str, str | int | float] = {}
 
 
 class Node(Object, frozen=True):
@@ -211,6 +212,7 @@ class PodSpec(Value, frozen=True):
     dns_policy: str = "ClusterFirst"
     dns_config: PodDNSConfig | None = None
     host_aliases: tuple[HostAlias, ...] = ()
+    enable_service_links: bool | None = None
     init_containers: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
 

@@ -11,6 +11,23 @@ from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object
 
 
+class Create(msgspec.Struct, frozen=True):
+    """A new object; nothing happens when there is one of its name."""
+
+    kind: Kind
+    namespace: str
+    document: Mapping[str, Any]
+
+
+class Replace(msgspec.Struct, frozen=True):
+    """Make an object what `document` says; nothing happens when its resourceVersion is no longer the document's."""
+
+    kind: Kind
+    namespace: str
+    name: str
+    document: Mapping[str, Any]
+
+
 class Patch(msgspec.Struct, frozen=True):
     """Merge `document` into an object or its status; conditions merge by their type."""
 
@@ -55,4 +72,4 @@ class Report(msgspec.Struct, frozen=True):
     type: str = "Warning"
 
 
-Action = Patch | Delete | Bind | Finalize | Report
+Action = Create | Replace | Patch | Delete | Bind | Finalize | Report
