@@ -77,7 +77,7 @@ def node_state(units: Desired) -> NodeState:
 
 def after(view: NodeView, plan: Plan) -> tuple[Action, ...]:
     """What is not a state but follows from the difference."""
-    return tuple(hostports.forget(view, plan))
+    return (*hostports.forget(view, plan), *proxy.forget(view, plan))
 
 
 def _without_pods(view: NodeView) -> NodeView:

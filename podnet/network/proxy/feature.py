@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from podnet.network.proxy import nftables
+from podnet.network.proxy import flows, nftables
 from podnet.network.proxy.model import ServicePort
 from podnet.network.view import Attachment, NodeView, base_address, is_v6
-from podnet.state.host import Sysctl
+from podnet.state.host import Action, Sysctl
+from podnet.state.plan import Plan
 from podnet.state.resource import Resource
 from podnet.state.routes import Route
 
@@ -83,6 +84,19 @@ def hairpin(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
     """The feature of each pod."""
     mode = MODES.get(view.network.proxy.mode)
     return mode.hairpin(view, attachment) if mode else iter(())
+
+
+def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
+    """The flows that must not stay; see flows.py."""
+    return flows.forget(plan, _udp(view))
+
+
+def _udp(view: NodeView) -> Iterator[tuple[str, int, str]]:
+    for ports in view.services.values():
+        for port in ports:
+            if port.protocol == "udp":
+                for frontend in nftables.frontends(port, node_addresses(view, port.v6)):
+                    yield from ((frontend.address, frontend.port, each.address) for each in port.endpoints)
 
 
 def families(view: NodeView) -> tuple[bool, ...]:

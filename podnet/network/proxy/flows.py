@@ -1,0 +1,49 @@
+"""UDP flows that a change of Services makes wrong, and no others.
+
+UDP has no connection that ends, so the kernel's flow table would lead a client that keeps sending to an endpoint that
+is gone for ever, or keep it unanswered when its first packet came before the Service. Which flows those are follows
+from the difference alone: an endpoint that no slot of a frontend names any more, and a frontend that was not there.
+So a restart of the agent forgets nothing by itself, and makes good what changed while it was away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from podnet.network.proxy.nftables import PROTOCOLS, TABLE
+from podnet.state.host import ForgetFlows
+from podnet.state.nft import Element
+from podnet.state.plan import Plan
+
+UDP = PROTOCOLS["udp"]
+_LEADING = ("endpoints", "outside-endpoints", "sticky")
+_FIRST = ("services",)
+
+
+def forget(plan: Plan, reachable: Iterable[tuple[str, int, str]]) -> Iterator[ForgetFlows]:
+    """`reachable`: (frontend's address, port, endpoint's address) of all UDP frontends as they are now; read only when
+    something of UDP changed."""
+    gone: dict[tuple[str, int, str], None] = {}
+    fresh: dict[tuple[str, int], None] = {}
+    for step in plan.steps:
+        for element in (step.old, step.resource if step.verb == "delete" else None):
+            if isinstance(element, Element) and element.set in _LEADING and (place := _place(element)):
+                gone[*place, element.value.split(" . ")[0]] = None
+        if step.verb == "add" and isinstance(step.resource, Element) and step.resource.set in _FIRST:
+            place = _place(step.resource)
+            fresh.update({place: None} if place else {})
+    if gone:
+        kept = frozenset(reachable)
+        for address, port, endpoint in gone:
+            if (address, port, endpoint) not in kept:
+                yield ForgetFlows(UDP, port, destination=address, answered_by=endpoint)
+    for address, port in fresh:
+        yield ForgetFlows(UDP, port, destination=address, answered_by=address)
+
+
+def _place(element: Element) -> tuple[str, int] | None:
+    """(address, port) of the frontend that an element of our table is about; None when it is not one of UDP."""
+    parts = element.element.split(" . ")
+    if element.table != TABLE or len(parts) < 3 or parts[1] != str(UDP):
+        return None
+    return parts[0], int(parts[2])
