@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Protocol
 
-from podnet.kernel import conntrack, nft, reading
+from podnet.kernel import conntrack, iptables, nft, reading
+from podnet.kernel.iptables import Iptables
 from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink
 from podnet.kernel.netns import NoNamespace, inside
 from podnet.kernel.nft import Nft
@@ -57,6 +58,7 @@ class KernelDataplane:
         self.netns = netns
         self.netlink = Netlink(ROUTE, netns)
         self.nft = Nft(state_dir, netns)
+        self.iptables = Iptables(netns)
         self.sysctls = Sysctls(state_dir)
         self.reaper = Reaper(netns, self.sysctls)
         self.own = Own(self.netlink.port, self.nft.library.port)
@@ -70,6 +72,8 @@ class KernelDataplane:
             _collect(found, Reading(self.netlink, "", desired).read(wanted))
         if wanted & NFT_KINDS:
             _collect(found, self.nft.read(wanted))
+        if wanted & iptables.KINDS:
+            _collect(found, self.iptables.read(wanted, desired))
         sysctls = _sysctls(desired) if "Sysctl" in wanted else {}
         with inside(self.netns):
             _collect(found, self.sysctls.read(self.sysctls.remembered() if "Sysctl" in wanted else ()))
@@ -89,6 +93,7 @@ class KernelDataplane:
         self.own.announce(plan.steps)
         first, last = nft.split(plan.steps)
         self.nft.apply(first, tally)
+        self.iptables.apply((step for step in plan.steps if step.resource.kind in iptables.KINDS), tally)
         for path, steps in stages(plan.steps):
             try:
                 self._write(path, steps, tally)
@@ -123,7 +128,7 @@ class KernelDataplane:
 
 def stages(steps: Iterable[Step]) -> Iterator[tuple[str, list[Step]]]:
     """Steps by namespace ("": the node's), in an order that keeps to what each kind needs; see above."""
-    steps = [step for step in steps if step.resource.kind not in NFT_KINDS]
+    steps = [step for step in steps if step.resource.kind not in NFT_KINDS | iptables.KINDS]
     made = [step for step in steps if step.verb != "delete"]
     yield from _grouped(step for step in made if step.resource.kind == "Link")
     yield from _grouped(step for step in made if step.resource.key[1])

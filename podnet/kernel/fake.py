@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from podnet.kernel import nft
+from podnet.kernel import iptables, nft
 from podnet.kernel.dataplane import stages
 from podnet.kernel.monitor import LOST_WHEN_DOWN, Event
 from podnet.kernel.outcome import Outcome, Tally
@@ -93,7 +93,8 @@ class FakeDataplane:
         tally = Tally()
         first, last = nft.split(plan.steps)
         first.sort(key=lambda step: step.verb != "delete")
-        for steps in (first, *(steps for _, steps in stages(plan.steps)), last):
+        chains = [step for step in plan.steps if step.resource.kind in iptables.KINDS]
+        for steps in (first, chains, *(steps for _, steps in stages(plan.steps)), last):
             for step in steps:
                 self._carry_out(step, tally)
         return tally.outcome()

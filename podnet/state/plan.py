@@ -19,6 +19,8 @@ from podnet.state.routes import Route
 ORDER = (
     "NftTable",  # policy stands before a link is up
     "Element",
+    "IptablesChain",
+    "IptablesJump",
     "Link",
     "PodLink",
     "Sysctl",  # per-link parameters need the link

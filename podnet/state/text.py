@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from podnet.state.iptables import IptablesChain
 from podnet.state.nft import NftTable
 from podnet.state.plan import Plan, place
 from podnet.state.resource import NodeState, Resource
@@ -14,9 +15,12 @@ SIGNS = {"add": "+", "change": "~", "replace": "!", "delete": "-"}
 
 
 def describe(resource: Resource) -> str:
-    """One line (a table: several) that shows every managed field that is not its default."""
+    """One line (a table or chain: several) that shows every managed field that is not its default."""
     if isinstance(resource, NftTable):
         return f"nfttable {resource.family} {resource.name} {{\n{resource.body.rstrip()}\n}}"
+    if isinstance(resource, IptablesChain) and resource.rules:
+        rules = "".join(f"  {rule}\n" for rule in resource.rules)
+        return f"iptableschain {resource.family} {resource.table} {resource.name} {{\n{rules}}}"
     words = " ".join(_fields(resource))
     return f"{type(resource).__name__.lower()} {words}"
 
