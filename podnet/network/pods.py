@@ -52,10 +52,15 @@ def _mac(raw: bytes) -> str:
 
 
 def segment(view: NodeView) -> Iterator[Resource]:
-    """What the node needs once for all its bridged pods: the bridge and the gateway addresses of its ranges."""
+    """What the node needs once for all its bridged pods: the bridge and the gateway addresses of its ranges.
+
+    It answers their ARP for pods of their range that are not on the bridge but have point-to-point links, at once.
+    """
     yield Bridge(name=BRIDGE, mtu=view.mtu, mac=derived_mac(f"bridge/{view.me.name}"), alias="podnet pods of this node")
     for cidr in view.me.pod_cidrs:
         yield Address(BRIDGE, f"{first_address(cidr)}/{cidr.partition('/')[2]}")
+    yield Sysctl(f"net/ipv4/conf/{BRIDGE}/proxy_arp", "1", dev=BRIDGE)
+    yield Sysctl(f"net/ipv4/neigh/{BRIDGE}/proxy_delay", "0", dev=BRIDGE)
 
 
 def attach(view: NodeView, attachment: Attachment) -> Iterator[Resource]:

@@ -228,6 +228,16 @@ def test_a_second_interface_leaves_the_first_as_it_is(runtime: Runtime, mode: st
         assert runtime.call("DEL", "pod").exit == 0
 
 
+def test_neighbours_that_joined_in_different_ways_reach_each_other(runtime: Runtime) -> None:
+    """In IPv4: the bridge answers for who is not on it."""
+    with runtime.pod("bridged") as bridged, runtime.pod("direct") as direct:
+        one = runtime.call("ADD", "bridged", {"attachment": "bridge"})
+        two = runtime.call("ADD", "direct", {"attachment": "ptp"})
+        greet(bridged, direct, two.addresses[0])
+        greet(direct, bridged, one.addresses[0])
+        assert [runtime.call("DEL", pod).exit for pod in ("bridged", "direct")] == [0, 0]
+
+
 def greet(client: str, server: str, address: str) -> None:
     """A connection between two namespaces, from the one to an address of the other."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

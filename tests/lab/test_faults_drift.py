@@ -84,6 +84,7 @@ pod's neighbour deleted: ip neigh del {ip} dev podnet0
 pod's neighbour changed: ip neigh replace {ip} lladdr 02:00:00:00:00:01 dev podnet0 nud permanent
 pod's neighbour of IPv6 deleted: ip neigh del {ip6} dev podnet0
 route_localnet: sysctl -qw net.ipv4.conf.podnet0.route_localnet=0
+proxy_arp: sysctl -qw net.ipv4.conf.podnet0.proxy_arp=0
 tunnel set down: ip link set podnet.1 down
 tunnel deleted: ip link del podnet.1
 tunnel MTU: ip link set podnet.1 mtu 1400

@@ -256,11 +256,8 @@ def test_a_node_that_goes() -> None:
 
 
 def test_another_attachment_mode_is_for_new_pods() -> None:
-    """Those that run keep what they have; only the permission for localhost follows the configuration."""
-    before = state_of(world(attachment="bridge"), 1, PODS)
-    gone, touched = difference(state_of(world(), 1, PODS), before)
-    assert {key[2] for key in gone} == {"net/ipv4/conf/podnet0/route_localnet"}
-    assert touched == set()
+    """Those that run keep what they have, and so does what they share."""
+    assert state_of(world(attachment="bridge"), 1, PODS) == state_of(world(attachment="ptp"), 1, PODS)
 
 
 def test_a_changed_address_replaces_only_what_carries_it() -> None:
