@@ -196,11 +196,12 @@ class Nft:
         """One transaction: elements go, tables come with what they hold, elements come."""
         tables = [(step.verb, step.resource) for step in steps if isinstance(step.resource, NftTable)]
         elements = [(step.verb, step.resource) for step in steps if isinstance(step.resource, Element)]
-        away = {_table_of(table) for verb, table in tables if verb == "delete"}
-        anew = {_table_of(table) for verb, table in tables} - away
-        elements = [(verb, element) for verb, element in elements if _table_of(element) not in away]
-        dropped = {element.key for _, element in elements if _table_of(element) in anew}
-        old = [element for verb, element in elements if verb != "add" and element.key not in dropped]
+        away = {table.home for verb, table in tables if verb == "delete"}
+        anew = {table.home for verb, table in tables} - away
+        if away:
+            elements = [(verb, element) for verb, element in elements if element.home not in away]
+        dropped = {element.key for _, element in elements if element.home in anew} if anew else set()
+        old = [element for verb, element in elements if verb != "add" and element.home not in anew]
         new = [element for verb, element in elements if verb != "delete"]
         text = [nftables.delete_elements(old)]
         for verb, table in tables:
@@ -239,23 +240,21 @@ def split(steps: Iterable[Step]) -> tuple[list[Step], list[Step]]:
     intervals of the same set. What is only deleted goes last: policy outlives the link it was for, and a packet that
     looked up the old number of endpoints still finds each of them."""
     steps = [step for step in steps if isinstance(step.resource, NftTable | Element)]
-    tables = {_table_of(step.resource) for step in steps if step.resource.kind == "NftTable" and step.verb != "delete"}
-    sets = {step.resource.key[2:5] for step in steps if step.resource.kind == "Element" and step.verb != "delete"}
+    made = [step.resource for step in steps if step.verb != "delete"]
+    tables = {resource.home for resource in made if isinstance(resource, NftTable)}
+    sets = {(*resource.home, resource.set) for resource in made if isinstance(resource, Element)}
     first: list[Step] = []
     last: list[Step] = []
     for step in steps:
-        beside = _table_of(step.resource) in tables or (step.resource.key[2:5] in sets and _interval(step.resource))
-        (first if step.verb != "delete" or beside else last).append(step)
+        (first if step.verb != "delete" or _beside(step.resource, tables, sets) else last).append(step)
     return first, last
 
 
-def _interval(resource: Resource) -> bool:
-    return isinstance(resource, Element) and ("/" in resource.element or "-" in resource.element)
-
-
-def _table_of(resource: Resource) -> Key:
-    """(family, table) of a table or an element."""
-    return resource.key[2:4]
+def _beside(resource: Resource, tables: Collection[Key], sets: Collection[Key]) -> bool:
+    if isinstance(resource, Element):
+        interval = "/" in resource.element or "-" in resource.element
+        return resource.home in tables or (interval and (*resource.home, resource.set) in sets)
+    return isinstance(resource, NftTable) and resource.home in tables
 
 
 def _element(table: NftTable, found: nftables.NftSet, text: str) -> Element:

@@ -14,6 +14,7 @@ import msgspec
 
 from podnet.kernel.dataplane import ApplyError, Dataplane
 from podnet.kernel.monitor import Event
+from podnet.state.difference import changes
 from podnet.state.host import Action
 from podnet.state.plan import Plan, Step, carry, plan, restrict
 from podnet.state.resource import Key, NodeState, Resource, state
@@ -40,7 +41,7 @@ class Reconciler:
         self.dirty: set[str] | None = None
         """Kinds to read again; None means everything."""
         self.actual: dict[Key, Resource] = {}
-        self._attempted: dict[Unit, tuple[Resource, ...]] = {}
+        self._attempted: Units = {}
         self._unsettled: frozenset[Unit] = frozenset()
 
     def distrust(self, kinds: Iterable[str] | None = None) -> None:
@@ -91,7 +92,7 @@ class Reconciler:
         """One pass: make the kernel hold what `units` say."""
         steps = self._plan(units)
         outcome = self.dataplane.apply(steps) if steps else None
-        self._attempted = dict(units)
+        self._attempted = units
         self._unsettled = frozenset()
         if outcome is None:
             return Pass(steps)
@@ -110,11 +111,10 @@ class Reconciler:
             desired = _state(units)
             self._read(desired)
             return plan(desired, self.actual)
-        last, unsettled = self._attempted, self._unsettled
-        changed = [unit for unit, wanted in units.items() if last.get(unit) is not wanted or unit in unsettled]
-        gone = [unit for unit in last if unit not in units]
-        desired = state(resource for unit in changed for resource in units[unit])
-        before = {r.key for unit in (*changed, *gone) for r in last.get(unit, ())}
+        last = self._attempted
+        touched = {*changes(units, last), *self._unsettled}
+        desired = state(resource for unit in touched for resource in units.get(unit, ()))
+        before = {resource.key for unit in touched for resource in last.get(unit, ())}
         return plan(desired, restrict(self.actual, before | desired.keys()))
 
     def _read(self, desired: NodeState) -> None:

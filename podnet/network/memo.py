@@ -6,8 +6,10 @@ for whoever depends on it. Dropping the memo at any moment changes no result (te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from typing import TypeVar, cast
+
+from podnet.state.difference import changes
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -71,14 +73,6 @@ def _made_again(
     return result
 
 
-def changes(new: Mapping[K, object], old: Mapping[K, object]) -> Iterable[K]:
-    """The keys for which the two do not hold the identical object."""
-    if new is old:
-        return ()
-    found = [key for key, value in new.items() if old.get(key) is not value]
-    return found + [key for key in old if key not in new]
-
-
 def group(memo: Memo, name: str, members: Mapping[K, T], by: Callable[[T], U | None]) -> Mapping[U, Mapping[K, T]]:
     """Members by what `by` says of them (None: left out). A group in which nothing changed is the same object."""
     last = memo.get(name)
@@ -86,16 +80,18 @@ def group(memo: Memo, name: str, members: Mapping[K, T], by: Callable[[T], U | N
     touched = changes(members, before)
     if touched:
         groups = dict(groups)
+    moved: dict[U, dict[K, T]] = {}
     for key in touched:
         for member in (before.get(key), members.get(key)):
             place = by(member) if member is not None else None
             if place is not None:
-                kept = {other: it for other, it in groups.get(place, {}).items() if other != key}
+                kept = moved.setdefault(place, dict(groups.get(place, {})))
+                kept.pop(key, None)
                 if member is members.get(key):
                     kept[key] = cast("T", member)
-                groups[place] = kept
-                if not kept:
-                    del groups[place]
+    groups.update(moved)  # in place: what keeps the order of keys is compared faster
+    for place in [place for place, kept in moved.items() if not kept]:
+        del groups[place]
     memo[name] = ((members,), groups)
     return groups
 

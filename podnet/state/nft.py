@@ -23,6 +23,11 @@ class NftTable(Resource, frozen=True, gc=False):
         """A table by family and name."""
         return ("NftTable", "", self.family, self.name)
 
+    @property
+    def home(self) -> Key:
+        """(family, name) of the table itself."""
+        return (self.family, self.name)
+
 
 class Element(Resource, frozen=True, gc=False):
     """One element of a set (`value` is "") or map; concatenations are spelt `a . b` as nft does."""
@@ -37,3 +42,13 @@ class Element(Resource, frozen=True, gc=False):
     def key(self) -> Key:
         """An element by its table, set and own key."""
         return ("Element", "", self.family, self.table, self.set, self.element)
+
+    @property
+    def home(self) -> Key:
+        """(family, name) of its table."""
+        return (self.family, self.table)
+
+    @property
+    def kind(self) -> str:
+        """Without making the key: there may be a million."""
+        return "Element"
