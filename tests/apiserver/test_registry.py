@@ -11,6 +11,8 @@ import pytest
 
 from podnet.apiserver import controllers
 from podnet.apiserver.controllers import Controllers
+from podnet.apiserver.hands import Hands
+from podnet.apiserver.mirrors import Mirrors
 from podnet.apiserver.database import Database
 from podnet.apiserver.lifecycle import DeleteOptions, Preconditions
 from podnet.apiserver.records import Change, Key, Record, Selection
@@ -89,9 +91,9 @@ async def test_a_commit_holds_all_that_came_together(registry: Registry, monkeyp
 
 async def test_lost_races_are_forgotten_and_real_failures_told(registry: Registry) -> None:
     said: list[str] = []
-    hands = Controllers(registry, report=said.append)
+    hands = Hands(registry, said.append)
     await registry.create(PODS, "default", make.pod(nodeName="n1"))
-    await hands._carry_out([
+    assert await hands.carry_out([
         Bind("default", "nobody", "n1"),
         Bind("default", "web", "n2"),
         Delete(PODS, "default", "web", "another-uid"),
@@ -99,18 +101,18 @@ async def test_lost_races_are_forgotten_and_real_failures_told(registry: Registr
         Finalize("nowhere"),
     ])  # fmt: skip
     assert said == []
-    await hands._carry_out([Patch(PODS, "default", "web", {"spec": {"restartPolicy": "Sometimes"}})])
+    assert not await hands.carry_out([Patch(PODS, "default", "web", {"spec": {"restartPolicy": "Sometimes"}})])
     assert len(said) == 1
     assert said[0].startswith('controller: Patch failed: Pod "web" is invalid')
 
 
 async def test_an_object_that_no_longer_fits_is_told_of_and_left_out(registry: Registry) -> None:
     said: list[str] = []
-    hands = Controllers(registry, report=said.append)
+    mirrors = Mirrors(registry, [NODES], said.append)
     key = Key("nodes", "", "odd")
     odd = Record.write(key, 1, {"metadata": {"name": "odd"}, "spec": {"podCIDRs": 5}})
-    hands._place(hands._mirrors["nodes"], ("", "odd"), NODES, odd.value)
-    assert hands._mirrors["nodes"] == {}
+    mirrors.place(NODES, ("", "odd"), odd.value)
+    assert mirrors.objects["nodes"] == {}
     assert said == ["nodes odd is ignored: spec.podCIDRs: Expected `array`, got `int`"]
 
 
