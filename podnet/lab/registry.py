@@ -26,6 +26,7 @@ ROOT = "/run/podnet/labs"
 DEFAULT_NAME = "default"
 NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,28}[a-z0-9])?")
 SUBNET4, SUBNET6 = "192.168.77", "fd77:"
+SERVICE_CIDR4, SERVICE_CIDR6 = "10.96.0.0/16", "fd00:10:96::/112"
 API_PORT = 6443
 AGENT_PORT = 10258
 KUBELET_PORT = 10250
@@ -196,6 +197,11 @@ def _is_open(fd: int, path: str) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def service_cidrs(dual_stack: bool) -> list[str]:
+    """Where a lab's Services have their addresses."""
+    return [SERVICE_CIDR4, SERVICE_CIDR6] if dual_stack else [SERVICE_CIDR4]
 
 
 def make_node(lab_folder: str, number: int, dual_stack: bool) -> LabNode:

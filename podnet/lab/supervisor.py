@@ -22,7 +22,7 @@ import msgspec
 
 from podnet.lab import process, registry
 from podnet.lab.process import BIN, Command, StartError
-from podnet.lab.registry import AGENT_PORT, API_PORT, SUBNET4, SUBNET6, Lab, LabNode
+from podnet.lab.registry import AGENT_PORT, API_PORT, SUBNET4, SUBNET6, Lab, LabNode, service_cidrs
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def api(lab: Lab) -> Program:
         "{fd}",
         "--public-url",
         lab.api_url,
+        "--service-cluster-ip-range",
+        ",".join(service_cidrs(lab.dual_stack)),
     )
     argv += tuple(word for address in listen for word in ("--listen", address))
     return Program(_command(argv, lab.fabric_netns), port=lab.port)

@@ -12,6 +12,7 @@ from typing import Any
 from podnet.client.api import Api
 from podnet.client.errors import ApiError
 from podnet.lab import echo
+from podnet.lab.registry import service_cidrs
 from podnet.objects.kinds import NAMESPACES, PODS, Kind
 from podnet.objects.network import NETWORK_NAME
 
@@ -26,6 +27,7 @@ POD_CIDR4, POD_CIDR6 = "10.244.0.0/16", "fd00:10:244::/56"
 def network(backend: str, dual_stack: bool, attachment: str) -> Json:
     """NetworkConfig/default: 256 nodes of 254 pods, and of a /64 each in a dual-stack lab."""
     spec: Json = {"podCIDRs": [POD_CIDR4, *([POD_CIDR6] if dual_stack else [])], "backend": {"type": backend}}
+    spec["proxy"] = {"serviceCIDRs": service_cidrs(dual_stack)}
     return {"metadata": {"name": NETWORK_NAME}, "spec": spec | ({"attachment": attachment} if attachment else {})}
 
 

@@ -37,11 +37,14 @@ def test_the_api_server(root: Path) -> None:
     assert f"apiserver --data-dir {made.folder}/api" in words
     assert "--listen-fd {fd}" in words
     assert "--public-url https://127.0.0.1:40000" in words
+    assert "--service-cluster-ip-range 10.96.0.0/16 " in words
     assert words.endswith("--listen 192.168.77.1:6443")
 
 
 def test_the_api_server_of_a_dual_stack_lab(root: Path) -> None:
-    assert programs(lab(root, dual_stack=True))["api"].command.argv[-1] == "[fd77::1]:6443"
+    argv = programs(lab(root, dual_stack=True))["api"].command.argv
+    assert argv[-1] == "[fd77::1]:6443"
+    assert argv[argv.index("--service-cluster-ip-range") + 1] == "10.96.0.0/16,fd00:10:96::/112"
 
 
 def test_an_agent(root: Path) -> None:
