@@ -1,85 +1,94 @@
-"""The controllers' hands: mirrors of what they look at, a pass when something changed, and their actions carried out.
+"""The controllers' heartbeat: what they look at is mirrored, and a change starts a pass of those whom it concerns.
 
-Decisions are in network/controllers/ and know nothing of this. A pass is cheap to repeat and harmless: an action that
-lost a race (Conflict, NotFound, AlreadyExists) is forgotten, for the change that beat it starts the next pass.
+Decisions are in network/controllers/ and know nothing of this. A pass is cheap to repeat and harmless (hands.py).
+Endpoints have a pass of their own (backers.py): it looks at single Services, and in milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-from podnet.apiserver.lifecycle import DeleteOptions, Preconditions, timestamp
+from podnet.apiserver.backers import Backers
+from podnet.apiserver.hands import Hands
+from podnet.apiserver.mirrors import Mirrors
 from podnet.apiserver.records import Selection
 from podnet.apiserver.registry import Registry
-from podnet.apiserver.status import ApiError, Document, resource
-from podnet.apiserver.strategic import strategic_merge
-from podnet.network.controllers import namespaces, pod_cidrs, scheduler, sweeping
-from podnet.network.controllers.actions import Action, Bind, Delete, Finalize, Patch, Report
+from podnet.apiserver.status import resource
+from podnet.network.controllers import load_balancers, namespaces, pod_cidrs, scheduler, service_repair, sweeping
+from podnet.network.controllers.actions import Action, Delete
+from podnet.network.controllers.load_balancers import Pool
 from podnet.objects.cluster import Key
-from podnet.objects.codec import InvalidObject, decode
 from podnet.objects.core import Namespace, Node, Pod
-from podnet.objects.kinds import EVENTS, KINDS, LEASES, NAMESPACES, NETWORKCONFIGS, NODES, PODS, Kind
+from podnet.objects.kinds import (
+    ENDPOINTS,
+    ENDPOINTSLICES,
+    EVENTS,
+    KINDS,
+    LEASES,
+    NAMESPACES,
+    NETWORKCONFIGS,
+    NODES,
+    PODS,
+    SERVICES,
+)
+from podnet.objects.meta import Object
 from podnet.objects.network import NETWORK_NAME, NetworkConfig, NetworkSpec
+from podnet.objects.services import Service
 
-MIRRORED = (NAMESPACES, NODES, PODS, NETWORKCONFIGS)
+MIRRORED = (NAMESPACES, NODES, PODS, NETWORKCONFIGS, SERVICES, ENDPOINTSLICES, ENDPOINTS)
 LEASE_NAMESPACE = "kube-node-lease"
 BURST_SECONDS = 0.01  # changes this close together share a pass
 SHARE = 9  # deciding takes at most a tenth of the time: requests go on while ten thousand pods are created
 SWEEP_SECONDS = 5.0
-_COMPONENT = "podnet-apiserver"
-_LOST_RACES = ("Conflict", "NotFound", "AlreadyExists", "Forbidden")
+REPAIR_SECONDS = 180.0
 
 
 class Controllers:
-    """Runs every decision when its inputs change. `cidrs`: the cluster's ranges when no NetworkConfig names any."""
+    """Runs every decision when its inputs change.
 
-    def __init__(self, registry: Registry, cidrs: Sequence[str] = (), report: Callable[[str], None] = print) -> None:
+    `cidrs`: the cluster's ranges when no NetworkConfig names any. `pools`: addresses for load balancers.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        cidrs: Sequence[str] = (),
+        report: Callable[[str], None] = print,
+        pools: Sequence[Pool] = (),
+    ) -> None:
         self._registry = registry
         self._cidrs = tuple(cidrs)
-        self._report = report
-        self._mirrors: dict[str, dict[Key, Any]] = {kind.plural: {} for kind in MIRRORED}
+        self._pools = tuple(pools)
+        self._mirrors = Mirrors(registry, MIRRORED, report)
+        self._objects = self._mirrors.objects
+        self._hands = Hands(registry, report)
+        self._backers = Backers(self._mirrors, self._hands)
         self._dirty = {kind.plural for kind in MIRRORED}
         self._wake = asyncio.Event()
+        self._unplaced: set[Key] = set()
         self._missing: dict[str, datetime] = {}
+        self._mirrors.listen(self._told, self._settled)
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for kind in MIRRORED:
-                tasks.create_task(self._mirror(kind))
-            tasks.create_task(self._react())
-            tasks.create_task(self._sweep())
+            for work in (self._mirrors, self._backers):
+                tasks.create_task(work.run())
+            for each in (self._react, self._sweep, self._repair):
+                tasks.create_task(each())
 
-    async def _mirror(self, kind: Kind) -> None:
-        """Keep the typed objects of one kind; begin anew when the watch was cut."""
-        mirror = self._mirrors[kind.plural]
-        while True:
-            mirror.clear()
-            watcher = self._registry.watch(Selection(resource(kind)))
-            try:
-                while not watcher.closed:
-                    for event in await watcher.events():
-                        key = (event.record.key.namespace, event.record.key.name)
-                        if event.type == "DELETED":
-                            mirror.pop(key, None)
-                        else:
-                            self._place(mirror, key, kind, event.record.value)
-                    self._dirty.add(kind.plural)
-                    self._wake.set()
-            finally:
-                self._registry.unwatch(watcher)
+    def _told(self, kind: str, key: Key, new: Object | None) -> None:
+        """Know the pods without a node: most of the time there are none, and then there is nothing to schedule."""
+        if kind == "pods":
+            unplaced = isinstance(new, Pod) and not new.spec.node_name
+            (self._unplaced.add if unplaced else self._unplaced.discard)(key)
 
-    def _place(self, mirror: dict[Key, Any], key: Key, kind: Kind, value: bytes) -> None:
-        try:
-            mirror[key] = decode(value, kind.type)
-        except InvalidObject as error:  # stored by a version that judged otherwise
-            self._report(f"{kind.plural} {'/'.join(filter(None, key))} is ignored: {error}")
-            mirror.pop(key, None)
+    def _settled(self, kind: str) -> None:
+        self._dirty.add(kind)
+        self._wake.set()
 
     async def _react(self) -> None:
         pause = BURST_SECONDS
@@ -91,24 +100,26 @@ class Controllers:
             begin = time.perf_counter()
             actions = list(self._decide(dirty))
             pause = BURST_SECONDS + SHARE * (time.perf_counter() - begin)
-            await self._carry_out(actions)
+            await self._hands.carry_out(actions)
 
     def _decide(self, dirty: set[str]) -> Iterator[Action]:
-        nodes: list[Node] = list(self._mirrors["nodes"].values())
+        nodes: list[Node] = list(self._objects["nodes"].values())
         if dirty & {"nodes", "networkconfigs"}:
             spec = self._network()
             yield from pod_cidrs.allocate(nodes, spec.pod_cidrs, spec.node_mask)
-        if dirty & {"nodes", "pods"}:
-            yield from scheduler.schedule(self._mirrors["pods"].values(), nodes)
+        if dirty & {"nodes", "pods"} and self._unplaced:
+            yield from scheduler.schedule(self._objects["pods"].values(), nodes)
         if dirty & {"namespaces", "pods"}:
             yield from self._drain()
+        if "services" in dirty:
+            yield from load_balancers.assign(self._objects["services"].values(), self._pools)
 
     def _network(self) -> NetworkSpec:
-        config: NetworkConfig | None = self._mirrors["networkconfigs"].get(("", NETWORK_NAME))
+        config: NetworkConfig | None = self._objects["networkconfigs"].get(("", NETWORK_NAME))
         return config.spec if config is not None else NetworkSpec(pod_cidrs=self._cidrs)
 
     def _drain(self) -> Iterator[Action]:
-        spaces: Iterable[Namespace] = self._mirrors["namespaces"].values()
+        spaces: Iterable[Namespace] = self._objects["namespaces"].values()
         for namespace in spaces:
             if namespace.metadata.deletion_timestamp is not None:
                 yield from namespaces.drain(namespace, list(self._contents(namespace.metadata.name)))
@@ -124,19 +135,31 @@ class Controllers:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._registry.now()
-            pods: list[Pod] = list(self._mirrors["pods"].values())
+            pods: list[Pod] = list(self._objects["pods"].values())
             actions = [
                 *sweeping.orphans(pods, self._gone(pods, now)),
                 *sweeping.surplus(pods),
-                *sweeping.silent(self._mirrors["nodes"].values(), self._heartbeats(now)),
+                *sweeping.silent(self._objects["nodes"].values(), self._heartbeats(now)),
                 *self._old_events(now),
                 *self._drain(),
             ]
-            await self._carry_out(actions)
+            await self._hands.carry_out(actions)
+
+    async def _repair(self) -> None:
+        """Addresses and node ports of Services, looked at again and again."""
+        allocation = self._registry.allocation
+        while allocation is not None:
+            unknown = {(key.namespace, key.name): tokens for key, tokens in allocation.repair().items()}
+            records = self._registry.list(Selection(resource(SERVICES))).records
+            read = (self._mirrors.decode(SERVICES, record.key[1:], record.value) for record in records)
+            services: list[Service] = list(filter(None, read))
+            found = service_repair.check(services, allocation.ranges, allocation.ports, unknown)
+            await self._hands.carry_out(list(found))
+            await asyncio.sleep(REPAIR_SECONDS)
 
     def _gone(self, pods: Iterable[Pod], now: datetime) -> Mapping[str, float]:
         """Nodes that pods name and that are not there, and for how long."""
-        known = {name for _, name in self._mirrors["nodes"]}
+        known = {name for _, name in self._objects["nodes"]}
         missing = {pod.spec.node_name for pod in pods if pod.spec.node_name} - known
         self._missing = {name: self._missing.get(name, now) for name in missing}
         return {name: (now - since).total_seconds() for name, since in self._missing.items()}
@@ -152,35 +175,6 @@ class Controllers:
             if _age(metadata["creationTimestamp"], now) > sweeping.EVENT_SECONDS:
                 yield Delete(EVENTS, metadata["namespace"], metadata["name"], metadata["uid"])
 
-    # Actions ---------------------------------------------------------------------------------------------------------
-
-    async def _carry_out(self, actions: Sequence[Action]) -> None:
-        await asyncio.gather(*map(self._do, actions))
-
-    async def _do(self, action: Action) -> None:
-        try:
-            await self._attempt(action)
-        except ApiError as error:
-            if error.reason not in _LOST_RACES:
-                self._report(f"controller: {type(action).__name__} failed: {error}")
-
-    async def _attempt(self, action: Action) -> None:
-        registry = self._registry
-        match action:
-            case Patch(kind, namespace, name, document, subresource):
-                change = _stamped(document, self._registry.now())
-                await registry.patch(kind, namespace, name, lambda old: strategic_merge(old, change), subresource)
-            case Delete(kind, namespace, name, uid, grace):
-                options = DeleteOptions(grace_period_seconds=grace, preconditions=Preconditions(uid=uid))
-                await registry.delete(kind, namespace, name, options)
-            case Bind(namespace, name, node):
-                await registry.bind(namespace, name, node)
-            case Finalize(name):
-                empty = {"metadata": {"name": name}, "spec": {"finalizers": []}}
-                await registry.replace(NAMESPACES, "", name, empty, "finalize")
-            case Report():
-                await registry.create(EVENTS, *_event(action, self._registry.now()))
-
 
 def _age(time: str, now: datetime) -> float:
     """Seconds since an RFC 3339 time; 0 when it is none."""
@@ -189,27 +183,3 @@ def _age(time: str, now: datetime) -> float:
     except ValueError:
         return 0.0
     return (now - moment.replace(tzinfo=moment.tzinfo or UTC)).total_seconds()
-
-
-def _stamped(document: Mapping[str, Any], now: datetime) -> Document:
-    """Conditions change now; the pure part does not know when that is."""
-    status = dict(document.get("status", {}))
-    if "conditions" in status:
-        status["conditions"] = [{**item, "lastTransitionTime": timestamp(now)} for item in status["conditions"]]
-    return {**document, **({"status": status} if status else {})}
-
-
-def _event(report: Report, now: datetime) -> tuple[str, Document]:
-    """(namespace, Event). Its name follows from what it says, so the same report is stored once."""
-    meta = report.about.metadata
-    digest = hashlib.sha256(f"{meta.uid}{report.reason}{report.message}".encode()).hexdigest()[:16]
-    about = {
-        "kind": report.kind.kind, "apiVersion": report.kind.api_version, "name": meta.name, "uid": meta.uid,
-        **({"namespace": meta.namespace} if meta.namespace else {}),
-    }  # fmt: skip
-    namespace, time = meta.namespace or "default", timestamp(now)
-    return namespace, {
-        "metadata": {"name": f"{meta.name[:200]}.{digest}"}, "involvedObject": about, "reason": report.reason,
-        "message": report.message, "type": report.type, "firstTimestamp": time, "lastTimestamp": time, "count": 1,
-        "source": {"component": _COMPONENT}, "reportingComponent": _COMPONENT, "reportingInstance": "",
-    }  # fmt: skip

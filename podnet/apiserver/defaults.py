@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from podnet.apiserver.status import Document
+from podnet.network.controllers.service_fields import outside
 from podnet.objects.network import NetworkSpec
+
+AFFINITY_SECONDS = 10800
 
 
 def namespace(document: Document) -> None:
@@ -91,19 +94,38 @@ def _quality(spec: Document) -> str:
 
 
 def service(document: Document) -> None:
-    """Protocols and target ports of each port, and the policies."""
+    """Type, affinity and policies, and what every port has; addresses and node ports are given out elsewhere."""
     spec = document.setdefault("spec", {})
-    spec.setdefault("type", "ClusterIP")
-    spec.setdefault("sessionAffinity", "None")
-    if spec["type"] != "ExternalName":
-        spec.setdefault("internalTrafficPolicy", "Cluster")
-    if spec["type"] in ("NodePort", "LoadBalancer"):
-        spec.setdefault("externalTrafficPolicy", "Cluster")
+    _missing(spec, "type", "ClusterIP")
+    _affinity(spec)
     for port in spec.get("ports", ()):
-        port.setdefault("protocol", "TCP")
+        _missing(port, "protocol", "TCP")
         if "port" in port:
-            port.setdefault("targetPort", port["port"])
-    document.setdefault("status", {}).setdefault("loadBalancer", {})
+            _missing(port, "targetPort", port["port"])
+    if spec["type"] in ("ClusterIP", "NodePort", "LoadBalancer"):
+        _missing(spec, "internalTrafficPolicy", "Cluster")
+    if outside(spec):
+        _missing(spec, "externalTrafficPolicy", "Cluster")
+    if spec["type"] == "LoadBalancer":
+        spec.setdefault("allocateLoadBalancerNodePorts", True)
+    ingress = document.setdefault("status", {}).setdefault("loadBalancer", {}).get("ingress", ())
+    for item in filter(lambda item: item.get("ip"), ingress):
+        item.setdefault("ipMode", "VIP")
+
+
+def _missing(document: Document, name: str, value: object) -> None:
+    """A default that also stands in for 0 and ""."""
+    if document.get(name) in (None, "", 0):
+        document[name] = value
+
+
+def _affinity(spec: Document) -> None:
+    _missing(spec, "sessionAffinity", "None")
+    if spec["sessionAffinity"] == "None":
+        spec.pop("sessionAffinityConfig", None)
+    elif spec["sessionAffinity"] == "ClientIP":
+        config = spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {})
+        config.setdefault("timeoutSeconds", AFFINITY_SECONDS)
 
 
 def secret(document: Document) -> None:
@@ -118,6 +140,13 @@ def endpoint_slice(document: Document) -> None:
     for port in document.get("ports", ()):
         port.setdefault("name", "")
         port.setdefault("protocol", "TCP")
+
+
+def endpoints(document: Document) -> None:
+    """Protocols of ports."""
+    for subset in document.get("subsets", ()):
+        for port in subset.get("ports", ()):
+            _missing(port, "protocol", "TCP")
 
 
 def network_config(document: Document) -> None:
@@ -143,5 +172,6 @@ DEFAULTS: Mapping[str, Callable[[Document], None]] = {
     "Service": service,
     "Secret": secret,
     "EndpointSlice": endpoint_slice,
+    "Endpoints": endpoints,
     "NetworkConfig": network_config,
 }

@@ -7,7 +7,7 @@ Source: k8s.io/apiserver pkg/registry/rest (create.go, update.go, delete.go) and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
@@ -25,6 +25,14 @@ IMMORTAL = frozenset({"default", "kube-system", "kube-public"})
 POD_GRACE = 30  # seconds
 _KEPT = ("deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 _DEFAULTED = ("uid", "creationTimestamp")
+
+
+Settle = Callable[[Document, "Document | None"], None]
+"""Completes a defaulted object, or what becomes of an old one, from what is free in the cluster; raises ApiError."""
+
+
+def nothing_to_settle(_new: Document, _old: Document | None) -> None:
+    """Most kinds have nothing to be given."""
 
 
 class Preconditions(msgspec.Struct, rename="camel"):
@@ -70,7 +78,7 @@ def identify(kind: Kind, namespace: str, document: Document) -> Document:
     return metadata
 
 
-def created(kind: Kind, document: Document, uid: str, now: datetime) -> Document:
+def created(kind: Kind, document: Document, uid: str, now: datetime, settle: Settle = nothing_to_settle) -> Document:
     """A new object from a body that `identify` accepted and that has a name."""
     metadata = document["metadata"]
     for name in _KEPT:
@@ -80,10 +88,12 @@ def created(kind: Kind, document: Document, uid: str, now: datetime) -> Document
         metadata["generation"] = 1
     if "status" in kind.subresources and kind.kind not in STATUS_BY_USER:
         document.pop("status", None)
-    return _judged(kind, document, None)
+    return _judged(kind, document, None, settle)
 
 
-def updated(kind: Kind, subresource: str, document: Document, old: Document) -> Document | Verdict:
+def updated(
+    kind: Kind, subresource: str, document: Document, old: Document, settle: Settle = nothing_to_settle
+) -> Document | Verdict:
     """The object after PUT or PATCH of itself or of its `status` or `finalize`."""
     metadata, before = document["metadata"], old["metadata"]
     _guard(kind, metadata, before)
@@ -94,7 +104,7 @@ def updated(kind: Kind, subresource: str, document: Document, old: Document) -> 
         metadata.pop(name, None)
     metadata.update({name: before[name] for name in _KEPT if name in before})
     new = _SUBRESOURCES[subresource](kind, document, old)
-    new = _judged(kind, new, old)
+    new = _judged(kind, new, old, nothing_to_settle if subresource else settle)
     if kind.kind in GENERATION and _wishes(new) != _wishes(old):
         metadata["generation"] = before.get("generation", 0) + 1
     if finished(kind, new):
@@ -145,12 +155,13 @@ def _wishes(document: Document) -> Document:
     return {name: value for name, value in document.items() if name not in ("metadata", "status")}
 
 
-def _judged(kind: Kind, document: Document, old: Document | None) -> Document:
-    """Types, then defaults, then every rule: all wrong fields in one answer."""
+def _judged(kind: Kind, document: Document, old: Document | None, settle: Settle) -> Document:
+    """Types, then defaults, then what is given out, then every rule: all wrong fields in one answer."""
     causes = list(validation.shape(kind, document))
     if not causes:
         if kind.kind in DEFAULTS:
             DEFAULTS[kind.kind](document)
+        settle(document, old)
         causes = list(validation.causes(kind, document, old))
     if causes:
         name = document["metadata"].get("name")

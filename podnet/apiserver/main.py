@@ -10,26 +10,34 @@ import os
 import signal
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from ipaddress import ip_address
 
 import click
 import msgspec
 import uvloop
 from aiohttp import web
 
-from podnet.apiserver import pki
+from podnet.apiserver import kubernetes_service, pki
+from podnet.apiserver.allocation import Allocation
 from podnet.apiserver.controllers import LEASE_NAMESPACE, Controllers
 from podnet.apiserver.database import DURABILITY, Database
 from podnet.apiserver.logs import LogProxy
 from podnet.apiserver.registry import Registry
 from podnet.apiserver.server import Server, make_request
-from podnet.apiserver.status import ApiError
+from podnet.apiserver.status import ApiError, Document
 from podnet.apiserver.store import Store
 from podnet.apiserver.validation.rules import cidrs
 from podnet.errors import UserError
-from podnet.objects.kinds import NAMESPACES
+from podnet.network.controllers.load_balancers import Pool
+from podnet.network.controllers.node_ports import PortRange
+from podnet.network.controllers.service_ips import Range
+from podnet.objects.kinds import NAMESPACES, Kind
 
-NAMES = ("localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+NAMES = (
+    "localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+)  # fmt: skip
 INITIAL_NAMESPACES = ("default", "kube-system", LEASE_NAMESPACE)
 GRACE_SECONDS = 1.0  # for requests under way when the server ends
 _BACKLOG = 1024
@@ -45,6 +53,23 @@ class Options(msgspec.Struct, frozen=True):
     pod_cidr: tuple[str, ...]
     public_url: str
     durability: str
+    service_cluster_ip_range: tuple[str, ...] = ("10.96.0.0/16",)
+    service_node_port_range: str = str(PortRange())
+    load_balancer_pool: tuple[str, ...] = ()
+    advertise_address: str = ""
+
+    @property
+    def ranges(self) -> list[Range]:
+        """Those of --service-cluster-ip-range, at most one of each family. Raises ValueError."""
+        found = [Range.parse(text) for words in self.service_cluster_ip_range for text in words.split(",")]
+        if len({each.family for each in found}) < len(found):
+            raise ValueError("there may be one range of each family")
+        return found
+
+    @property
+    def pools(self) -> list[Pool]:
+        """Those of --load-balancer-pool. Raises ValueError."""
+        return [Pool.parse(text) for words in self.load_balancer_pool for text in words.split(",")]
 
 
 @click.command(name="apiserver")
@@ -53,6 +78,26 @@ class Options(msgspec.Struct, frozen=True):
 @click.option("--listen-fd", multiple=True, type=int, help="An inherited listening socket; repeatable.")
 @click.option("--advertise-san", multiple=True, help="A further name or address clients use; repeatable.")
 @click.option("--pod-cidr", multiple=True, help="Cluster range while no NetworkConfig names one; once per family.")
+@click.option(
+    "--service-cluster-ip-range",
+    multiple=True,
+    default=("10.96.0.0/16",),
+    show_default=True,
+    help="Addresses of Services; once per family, the first is the cluster's own family.",
+)
+@click.option(
+    "--service-node-port-range", default=str(PortRange()), show_default=True, help="Ports that nodes serve Services on."
+)
+@click.option(
+    "--load-balancer-pool",
+    multiple=True,
+    help="CIDR or A-B: addresses for Services of type LoadBalancer; repeatable. [default: none are given]",
+)
+@click.option(
+    "--advertise-address",
+    default="",
+    help="The endpoint of the Service kubernetes. [default: the first --listen that is not the loopback]",
+)
 @click.option("--public-url", default="", help="The address written to admin.kubeconfig. [default: the first --listen]")
 @click.option(
     "--durability", type=click.Choice(DURABILITY), default="normal", show_default=True,
@@ -69,6 +114,7 @@ def command(**options: object) -> None:
     _, causes = cidrs("--pod-cidr", chosen.pod_cidr)
     if causes:
         raise UserError(f"{causes[0].field}: {causes[0].message}")
+    _check(chosen)
     with contextlib.ExitStack() as stack:
         sockets = _sockets(chosen, stack)
         _open_data_dir(chosen.data_dir, stack)
@@ -76,6 +122,21 @@ def command(**options: object) -> None:
             uvloop.run(_serve(chosen, sockets))
         except sqlite3.Error as error:
             raise UserError(f"{chosen.data_dir}/podnet.db cannot be used: {error}; restore a backup") from None
+
+
+def _check(options: Options) -> None:
+    """Refuse words that mean nothing before anything is opened."""
+    checks: dict[str, Callable[[], object]] = {
+        "service-cluster-ip-range": lambda: options.ranges,
+        "service-node-port-range": lambda: PortRange.parse(options.service_node_port_range),
+        "load-balancer-pool": lambda: options.pools,
+        "advertise-address": lambda: ip_address(options.advertise_address or "0.0.0.0"),
+    }
+    for name, check in checks.items():
+        try:
+            check()
+        except ValueError as error:
+            raise UserError(f"--{name}: {error}") from None
 
 
 def _sockets(options: Options, stack: contextlib.ExitStack) -> list[socket.socket]:
@@ -144,7 +205,7 @@ async def running(options: Options, sockets: Sequence[socket.socket]) -> AsyncIt
     """A server that answers on `sockets` while the context lasts."""
     authority = pki.load_authority(options.data_dir)
     hosts = [sock.getsockname()[0] for sock in sockets]
-    server_cert = pki.issue(authority, "kube-apiserver", sans=(*NAMES, *hosts, *options.advertise_san))
+    server_cert = pki.issue(authority, "kube-apiserver", sans=(*NAMES, *hosts, *_more_names(options)))
     client_cert = pki.issue(authority, "kube-apiserver-kubelet-client", ("system:masters",))
     host, port = sockets[0].getsockname()[:2]
     url = options.public_url or f"https://{f'[{host}]' if ':' in host else host}:{port}"
@@ -158,7 +219,12 @@ async def running(options: Options, sockets: Sequence[socket.socket]) -> AsyncIt
             shutdown_timeout=GRACE_SECONDS,
         )
         await runner.setup()
-        controllers = asyncio.create_task(Controllers(registry, options.pod_cidr, click.echo).run())
+        addresses = [sock.getsockname()[:2] for sock in sockets]
+        first = options.ranges[0]
+        place = kubernetes_service.advertised(options.advertise_address, addresses, first.network.version)
+        itself = kubernetes_service.wanted(first, place)
+        await _introduce(registry, itself)
+        controllers = asyncio.create_task(_decide(options, registry, itself))
         try:
             context = pki.server_context(authority, server_cert)
             for sock in sockets:
@@ -173,11 +239,39 @@ async def running(options: Options, sockets: Sequence[socket.socket]) -> AsyncIt
             await asyncio.gather(controllers, return_exceptions=True)
 
 
+def _more_names(options: Options) -> list[str]:
+    """What else clients may call this server: the Service kubernetes is one of them."""
+    own = [options.advertise_address] if options.advertise_address else []
+    return [*(each.first for each in options.ranges), *own, *options.advertise_san]
+
+
+async def _decide(options: Options, registry: Registry, itself: Sequence[tuple[Kind, Document]]) -> None:
+    """Everything that this server does by itself, until cancelled."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(Controllers(registry, options.pod_cidr, click.echo, options.pools).run())
+        tasks.create_task(_keep(registry, itself))
+
+
+async def _keep(registry: Registry, itself: Sequence[tuple[Kind, Document]]) -> None:
+    while True:
+        await asyncio.sleep(kubernetes_service.KEEP_SECONDS)
+        await _introduce(registry, itself)
+
+
+async def _introduce(registry: Registry, itself: Sequence[tuple[Kind, Document]]) -> None:
+    """See to the Service kubernetes; the cluster works without, so a server that can't goes on."""
+    try:
+        await kubernetes_service.ensure(registry, itself)
+    except ApiError as error:
+        click.echo(f"the Service kubernetes is not as it should be: {error}")
+
+
 @contextlib.asynccontextmanager
 async def _registry(options: Options) -> AsyncIterator[Registry]:
     store = Store(Database(os.path.join(options.data_dir, "podnet.db"), options.durability, _boot_id()))
     try:
-        registry = Registry(store)
+        allocation = Allocation(store, options.ranges, PortRange.parse(options.service_node_port_range))
+        registry = Registry(store, allocation=allocation)
         await asyncio.gather(*(_ensure_namespace(registry, name) for name in INITIAL_NAMESPACES))
         yield registry
     finally:

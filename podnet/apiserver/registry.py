@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from podnet.apiserver import lifecycle
-from podnet.apiserver.lifecycle import DeleteOptions
+from podnet.apiserver.allocation import Allocation
+from podnet.apiserver.lifecycle import DeleteOptions, Settle, nothing_to_settle
 from podnet.apiserver.records import Key, Record, Selection, Verdict
 from podnet.apiserver.status import (
     ApiError,
@@ -30,7 +31,7 @@ from podnet.apiserver.status import (
     too_large_revision,
 )
 from podnet.apiserver.store import Store, Watcher
-from podnet.objects.kinds import NAMESPACES, PODS, Kind
+from podnet.objects.kinds import NAMESPACES, PODS, SERVICES, Kind
 
 Patch = Callable[[Document], Document]
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words
@@ -51,11 +52,20 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """See the module's story. `now` gives the time in UTC. Documents handed in are taken over: they get changed."""
+    """See the module's story. `now` gives the time in UTC. Documents handed in are taken over: they get changed.
 
-    def __init__(self, store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    `allocation` completes Services inside the write; without one they stay as they come.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        allocation: Allocation | None = None,
+    ) -> None:
         self.store = store
         self.now = now
+        self.allocation = allocation
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -120,9 +130,12 @@ class Registry:
             self._admit(kind, namespace, name)
             if old is not None:
                 raise already_exists(kind, name)
-            return lifecycle.created(kind, document, _uid(), self.now())
+            return lifecycle.created(kind, document, _uid(), self.now(), self._settle(kind))
 
         return await self.store.change(Key(resource(kind), namespace, str(name)), edit, dry_run)
+
+    def _settle(self, kind: Kind) -> Settle:
+        return self.allocation.settle if kind is SERVICES and self.allocation else nothing_to_settle
 
     def _admit(self, kind: Kind, namespace: str, name: str) -> None:
         """Objects need a namespace that exists and stays."""
@@ -167,7 +180,7 @@ class Registry:
         def edit(old: Record | None) -> Document | Verdict:
             if old is None:
                 raise not_found(kind, name)
-            return lifecycle.updated(kind, subresource, change(old.document()), old.document())
+            return lifecycle.updated(kind, subresource, change(old.document()), old.document(), self._settle(kind))
 
         return await self.store.change(Key(resource(kind), namespace, name), edit, dry_run)
 

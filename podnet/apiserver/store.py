@@ -36,6 +36,7 @@ class Mark(Enum):
 
 
 Edit = Callable[[Record | None], Document | Verdict]
+Note = Callable[[Key, "Record | None"], None]
 Job = tuple[Change, "asyncio.Future[None]"]
 
 
@@ -99,6 +100,7 @@ class Store:
         self._objects: dict[str, dict[str, dict[str, Record]]] = {}
         self._pending: dict[Key, tuple[Record | None, asyncio.Future[None]]] = {}
         self._watchers: dict[str, set[Watcher]] = {}
+        self._notes: dict[str, Note] = {}
         self._outbox: list[Job] = []
         self._queue: queue.SimpleQueue[list[Job] | Mark | int] = queue.SimpleQueue()  # an int: compact up to it
         self._failing = ""
@@ -151,6 +153,21 @@ class Store:
             raise too_large_revision(revision, self.revision)
         return self._history[bisect_right(self._history, revision, key=lambda change: change.revision) :]
 
+    def listen(self, resource: str, note: Note) -> None:
+        """Have `note` told of every object's newest state: now, and in the same breath as it changes.
+
+        A watcher hears of what is committed; this one hears of what the next write will find. A write that fails is
+        told again as the state that it goes back to.
+        """
+        self._notes[resource] = note
+        for record in self.records(Selection(resource)):
+            note(record.key, self.newest(record.key))
+
+    def _tell(self, key: Key) -> None:
+        note = self._notes.get(key.resource)
+        if note is not None:
+            note(key, self.newest(key))
+
     # Watching --------------------------------------------------------------------------------------------------------
 
     def watch(self, selection: Selection, revision: int | None = None) -> Watcher:
@@ -201,6 +218,7 @@ class Store:
         self._issued += 1
         done: asyncio.Future[None] = self._loop.create_future()
         self._pending[key] = (after, done)
+        self._tell(key)
         self._outbox.append((Change(self._issued, key, before, after), done))
         if len(self._outbox) == 1:
             self._loop.call_soon(self._flush)
@@ -277,6 +295,7 @@ class Store:
         self._failing = why
         for change, done in jobs:
             self._settle(change.key, done)
+            self._tell(change.key)
             done.set_exception(_not_stored(why))
             done.exception()  # seen, even when the request that waits was cancelled meanwhile
         if not self._pending:

@@ -7,7 +7,7 @@ Source: k8s.io/kubernetes pkg/printers/internalversion/printers.go, k8s.io/apima
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -93,17 +93,21 @@ def _address(status: Document, kind: str) -> Any:
 
 def _service(document: Document, now: datetime) -> Cells:
     spec = document["spec"]
-    external = list(spec.get("externalIPs", ()))
-    ingress = document.get("status", {}).get("loadBalancer", {}).get("ingress", ())
-    external += [item.get("ip") or item.get("hostname", "") for item in ingress]
-    if spec["type"] == "ExternalName":
-        shown = spec.get("externalName", "<none>")
-    else:
-        shown = ",".join(external) or ("<pending>" if spec["type"] == "LoadBalancer" else "<none>")
     return [
-        _name(document), spec["type"], spec.get("clusterIP") or "<none>", shown,
+        _name(document), spec["type"], next(iter(spec.get("clusterIPs", ())), "<none>"), _external(document),
         ",".join(map(_port, spec.get("ports", ()))) or "<none>", _created(document, now), _pairs(spec.get("selector")),
     ]  # fmt: skip
+
+
+def _external(document: Document) -> str:
+    """The addresses outside, as far as the type has any."""
+    spec = document["spec"]
+    if spec["type"] == "ExternalName":
+        return str(spec.get("externalName", ""))
+    balanced = spec["type"] == "LoadBalancer"
+    ingress = document.get("status", {}).get("loadBalancer", {}).get("ingress", ()) if balanced else ()
+    names = {item.get("ip") or item.get("hostname") for item in ingress} - {None, ""}
+    return ",".join([*sorted(names), *spec.get("externalIPs", ())]) or ("<pending>" if balanced else "<none>")
 
 
 def _port(port: Document) -> str:
@@ -152,6 +156,21 @@ def _endpoint_slice(document: Document, now: datetime) -> Cells:
     ]
 
 
+def _endpoints(document: Document, now: datetime) -> Cells:
+    subsets = document.get("subsets") or ()
+    found = [place for subset in subsets for place in _places(subset)]
+    return [_name(document), _few(found, "") if subsets else "<none>", _created(document, now)]
+
+
+def _places(subset: Document) -> Iterator[str]:
+    """Each ready address at each port; a headless Service may have none."""
+    addresses = [address["ip"] for address in subset.get("addresses") or ()]
+    ports = [port["port"] for port in subset.get("ports") or ()]
+    yield from addresses if not ports else ()
+    for port in ports:
+        yield from (f"[{address}]:{port}" if ":" in address else f"{address}:{port}" for address in addresses)
+
+
 def _few(items: list[str], none: str) -> str:
     more = f" + {len(items) - 3} more..." if len(items) > 3 else ""
     return (",".join(items[:3]) + more) or none
@@ -181,6 +200,7 @@ PRINTERS: Mapping[str, Printer] = {
     "Secret": Printer("Name Type Data Age", _secret),
     "Event": Printer("Last_Seen Type Reason Object +Subobject +Source Message +First_Seen +Count +Name", _event),
     "EndpointSlice": Printer("Name AddressType Ports Endpoints Age", _endpoint_slice),
+    "Endpoints": Printer("Name Endpoints Age", _endpoints),
     "Lease": Printer("Name Holder Age", _lease),
     "NetworkConfig": Printer("Name Backend Pod-CIDRs Attachment Age +MTU +Masquerade", _network_config),
 }

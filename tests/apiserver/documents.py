@@ -70,6 +70,11 @@ def endpoint_slice(name: str = "web-1", **fields: Any) -> Document:
     }  # fmt: skip
 
 
+def endpoints(name: str = "web", **subset: Any) -> Document:
+    subset = {"addresses": [{"ip": "10.244.0.5"}], "ports": [{"name": "http", "port": 80}], **subset}
+    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": meta(name), "subsets": [subset]}
+
+
 def network_config(**spec: Any) -> Document:
     complete = {"podCIDRs": ["10.244.0.0/16"], "backend": {"type": "vxlan"}, **spec}
     metadata = meta("default", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_ready_restarts_and_places() -> None:
 
 def stored(document: Document) -> Record:
     kind = BY_KIND[document["apiVersion"], document["kind"]]
-    complete = lifecycle.created(kind, document, UID, NOW - timedelta(seconds=5))
+    complete = lifecycle.created(kind, copy.deepcopy(document), UID, NOW - timedelta(seconds=5))
     if "status" in document:
         complete["status"] = document["status"]
     metadata = complete["metadata"]
@@ -151,6 +152,13 @@ NODE["status"]["nodeInfo"] = {
     "kernelVersion": "6",
     "containerRuntimeVersion": "lab",
 }
+
+
+def balanced(ingress: list[Document]) -> Document:
+    document = make.service(type="LoadBalancer", externalIPs=["198.51.100.1"])
+    return {**document, "status": {"loadBalancer": {"ingress": ingress}}}
+
+
 ROWS = [
     (make.namespace(), {"Name": "team", "Status": "Active", "Age": "5s"}),
     (
@@ -180,6 +188,7 @@ ROWS = [
         make.service(
             type="NodePort",
             clusterIP="10.96.0.1",
+            clusterIPs=["10.96.0.1"],
             ports=[{"port": 80, "name": "h", "nodePort": 30080}, {"port": 53, "protocol": "UDP", "name": "d"}],
         ),
         None,
@@ -190,6 +199,22 @@ ROWS = [
         {"External-IP": "a.example", "Port(s)": "<none>", "Selector": "<none>"},
     ),
     (make.service(externalIPs=["192.0.2.1", "192.0.2.2"]), {"External-IP": "192.0.2.1,192.0.2.2"}),
+    (
+        balanced([{"ip": "192.0.2.9"}, {"ip": "192.0.2.8"}, {"hostname": "lb.example"}]),
+        {"External-IP": "192.0.2.8,192.0.2.9,lb.example,198.51.100.1"},
+    ),
+    (make.service(type="NodePort"), {"External-IP": "<none>"}),
+    (make.endpoints(), {"Endpoints": "10.244.0.5:80"}),
+    (make.endpoints(addresses=[{"ip": "fd00::1"}, {"ip": "10.0.0.1"}], ports=[]), {"Endpoints": "fd00::1,10.0.0.1"}),
+    (
+        make.endpoints(
+            addresses=[{"ip": "fd00::1"}, {"ip": "10.0.0.1"}],
+            ports=[{"port": 1, "name": "a"}, {"port": 2, "name": "b"}],
+        ),
+        {"Endpoints": "[fd00::1]:1,10.0.0.1:1,[fd00::1]:2 + 1 more..."},
+    ),
+    (make.endpoints(addresses=[], notReadyAddresses=[{"ip": "10.0.0.1"}]), {"Endpoints": ""}),
+    (make.endpoints() | {"subsets": []}, {"Endpoints": "<none>"}),
     (make.config_map(a="1", b="2"), {"Data": 2}),
     (make.secret(data={"a": "eA=="}), {"Type": "Opaque", "Data": 1}),
     (make.endpoint_slice(), {"AddressType": "IPv4", "Ports": "80", "Endpoints": "10.244.0.5"}),

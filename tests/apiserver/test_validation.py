@@ -15,7 +15,7 @@ from tests.apiserver.documents import Document, at
 
 INVALID, REQUIRED, UNSUPPORTED = "FieldValueInvalid", "FieldValueRequired", "FieldValueNotSupported"
 FORBIDDEN, DUPLICATE, TYPE = "FieldValueForbidden", "FieldValueDuplicate", "FieldValueTypeInvalid"
-TOO_LONG, TOO_MANY = "FieldValueTooLong", "FieldValueTooMany"
+TOO_LONG = "FieldValueTooLong"
 
 
 def judge(document: Document, old: Document | None = None) -> list[Cause]:
@@ -41,6 +41,7 @@ RIGHT = [
     make.lease(),
     make.event(),
     make.endpoint_slice(),
+    make.endpoints(),
     make.network_config(),
 ]
 
@@ -305,72 +306,6 @@ def test_both_spellings_of_a_nodes_range_agree() -> None:
     document["spec"] = {"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.1.0/24"]}
     assert [field for field, _ in found(document)] == []  # the list wins, as it does for every reader
     assert document["spec"]["podCIDR"] == "10.0.1.0/24"
-
-
-SERVICE = [
-    ("spec.type", "Magic", "spec.type", UNSUPPORTED),
-    ("spec.ports", [], "spec.ports", REQUIRED),
-    ("spec.ports", [{"port": 0}], "spec.ports[0].port", INVALID),
-    ("spec.ports", [{"port": 80}, {"port": 81, "name": "b"}], "spec.ports[0].name", REQUIRED),
-    ("spec.ports", [{"port": 80, "name": "a"}, {"port": 81, "name": "a"}], "spec.ports[1].name", DUPLICATE),
-    ("spec.ports", [{"port": 80, "name": "a"}, {"port": 80, "name": "b"}], "spec.ports[1]", DUPLICATE),
-    ("spec.ports", [{"port": 80, "name": "A"}], "spec.ports[0].name", INVALID),
-    ("spec.ports", [{"port": 80, "targetPort": "x_y"}], "spec.ports[0].targetPort", INVALID),
-    ("spec.ports", [{"port": 80, "targetPort": 70000}], "spec.ports[0].targetPort", INVALID),
-    ("spec.ports", [{"port": 80, "protocol": "ICMP"}], "spec.ports[0].protocol", UNSUPPORTED),
-    ("spec.ports", [{"port": 80, "nodePort": 70000}], "spec.ports[0].nodePort", INVALID),
-    ("spec.selector", {"a b": "c"}, "spec.selector", INVALID),
-    ("spec.clusterIP", "10.0.0", "spec.clusterIP", INVALID),
-    ("spec.externalIPs", ["x"], "spec.externalIPs[0]", INVALID),
-    ("spec.sessionAffinity", "Cookie", "spec.sessionAffinity", UNSUPPORTED),
-    ("spec.internalTrafficPolicy", "x", "spec.internalTrafficPolicy", UNSUPPORTED),
-    ("spec.externalTrafficPolicy", "x", "spec.externalTrafficPolicy", UNSUPPORTED),
-    ("status.loadBalancer", {"ingress": "x"}, "status.loadBalancer.ingress", TYPE),
-]
-
-
-@pytest.mark.parametrize(("path", "value", "field", "reason"), SERVICE)
-def test_services(path: str, value: Any, field: str, reason: str) -> None:
-    assert (field, reason) in found(at(make.service(), path, value))
-
-
-def test_special_services() -> None:
-    assert judge(make.service(clusterIP="None", ports=[])) == []
-    assert judge(make.service(type="ExternalName", externalName="example.com.", ports=[])) == []
-    assert found(make.service(type="ExternalName", ports=[])) == [("spec.externalName", INVALID)]
-
-
-def test_a_cluster_address_stays() -> None:
-    old, new = make.service(clusterIP="10.96.0.5"), make.service(clusterIP="10.96.0.6")
-    assert found(new, old) == [("spec.clusterIP", INVALID)]
-    assert found(make.service(type="ExternalName", externalName="a.b", clusterIP=""), old) == []
-
-
-SLICE = [
-    ("addressType", "", "addressType", REQUIRED),
-    ("addressType", "IPX", "addressType", UNSUPPORTED),
-    ("endpoints", [{"addresses": []}], "endpoints[0].addresses", REQUIRED),
-    ("endpoints", [{"addresses": ["fd00::1"]}], "endpoints[0].addresses[0]", INVALID),
-    ("endpoints", [{"addresses": ["x"]}], "endpoints[0].addresses[0]", INVALID),
-    ("endpoints", [{"addresses": ["10.0.0.1"]}] * 1001, "endpoints", TOO_MANY),
-    ("ports", [{"name": str(number)} for number in range(101)], "ports", TOO_MANY),
-    ("ports", [{"name": "a"}, {"name": "a"}], "ports[1].name", DUPLICATE),
-    ("ports", [{"protocol": "x"}], "ports[0].protocol", UNSUPPORTED),
-    ("ports", [{"port": 0}], "ports[0].port", INVALID),
-]
-
-
-@pytest.mark.parametrize(("path", "value", "field", "reason"), SLICE)
-def test_endpoint_slices(path: str, value: Any, field: str, reason: str) -> None:
-    assert (field, reason) in found(at(make.endpoint_slice(), path, value))
-
-
-def test_slices_of_names_and_of_the_other_family() -> None:
-    assert judge(make.endpoint_slice(addressType="FQDN", endpoints=[{"addresses": ["a.example"]}])) == []
-    assert judge(make.endpoint_slice(addressType="IPv6", endpoints=[{"addresses": ["fd00::1"]}])) == []
-    assert found(make.endpoint_slice(addressType="IPv6", endpoints=[]), make.endpoint_slice()) == [
-        ("addressType", INVALID)
-    ]
 
 
 CONFIG = [

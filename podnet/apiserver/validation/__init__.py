@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 
 from podnet.apiserver.status import Cause, Document
-from podnet.apiserver.validation import config, network, node, pod, rules, service
+from podnet.apiserver.validation import config, endpoints, network, node, pod, rules, service, service_update
 from podnet.apiserver.validation.meta import NameRule, metadata, metadata_update
 from podnet.objects import core
 from podnet.objects.codec import InvalidObject, convert
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object
 from podnet.objects.network import NetworkConfig
+from podnet.objects.services import Endpoints, EndpointSlice
 
 Causes = Iterator[Cause]
 
@@ -35,12 +36,13 @@ FORMS: Mapping[str, Form] = {
     "Namespace": Form(node.NamespaceForm, node.namespace, name=rules.dns_label),
     "Node": Form(core.Node, node.node, node.node_update),
     "Pod": Form(pod.PodForm, pod.pod),
-    "Service": Form(service.Service, service.service, service.service_update, rules.dns_1035_label),
-    "EndpointSlice": Form(service.EndpointSlice, service.endpoint_slice, service.endpoint_slice_update),
+    "Service": Form(service.ServiceForm, service.service, service_update.service_update, rules.dns_1035_label),
+    "EndpointSlice": Form(EndpointSlice, endpoints.endpoint_slice, endpoints.endpoint_slice_update),
+    "Endpoints": Form(Endpoints, endpoints.endpoints),
     "ConfigMap": Form(config.ConfigMap, config.config_map, config.config_map_update),
     "Secret": Form(config.Secret, config.secret, config.secret_update),
     "Event": Form(config.EventForm, config.event),
-    "Lease": Form(service.Lease, service.lease),
+    "Lease": Form(config.Lease, config.lease),
     "NetworkConfig": Form(NetworkConfig, network.network_config, name=network.network_name),
 }
 

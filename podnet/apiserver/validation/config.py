@@ -1,4 +1,4 @@
-"""What holds for ConfigMaps, Secrets and Events. Source: k8s.io/kubernetes pkg/apis/core/validation."""
+"""What holds for ConfigMaps, Secrets, Events and Leases. Source: k8s.io/kubernetes pkg/apis/core/validation."""
 
 from __future__ import annotations
 
@@ -72,6 +72,22 @@ class EventForm(Event, frozen=True):
     count: int = 0
 
 
+class LeaseSpec(Value, frozen=True):
+    """A Lease's spec; durations in seconds."""
+
+    holder_identity: str = ""
+    lease_duration_seconds: int | None = None
+    lease_transitions: int | None = None
+    renew_time: str | None = None
+    acquire_time: str | None = None
+
+
+class Lease(Object, frozen=True):
+    """A Lease as validated."""
+
+    spec: LeaseSpec = LeaseSpec()
+
+
 def config_map(new: ConfigMap) -> Causes:
     """A whole ConfigMap."""
     for key in new.data:
@@ -132,3 +148,11 @@ def event(new: EventForm) -> Causes:
         yield required("involvedObject")
     elif about.namespace and about.namespace != new.metadata.namespace:
         yield wrong("involvedObject.namespace", about.namespace, "does not match event.namespace")
+
+
+def lease(new: Lease) -> Causes:
+    """A whole Lease."""
+    if new.spec.lease_duration_seconds is not None and new.spec.lease_duration_seconds <= 0:
+        yield wrong("spec.leaseDurationSeconds", new.spec.lease_duration_seconds, "must be greater than 0")
+    if new.spec.lease_transitions is not None:
+        yield from rules.not_negative("spec.leaseTransitions", new.spec.lease_transitions)

@@ -89,6 +89,11 @@ def duplicate(field: str, value: object) -> Cause:
     return Cause("FieldValueDuplicate", field, f"Duplicate value: {_show(value)}")
 
 
+def too_many(field: str, count: int, limit: int) -> Cause:
+    """More items than allowed."""
+    return Cause("FieldValueTooMany", field, f"Too many: {count}: must have at most {limit} items")
+
+
 def too_long(field: str, limit: int) -> Cause:
     """More bytes than allowed."""
     return Cause("FieldValueTooLong", field, f"Too long: may not be more than {limit} bytes")
@@ -153,7 +158,12 @@ def labels(field: str, values: Mapping[str, str]) -> Causes:
     """A map of labels; also a node selector."""
     for key, value in values.items():
         yield from qualified_name(field, key)
-        yield from _pattern(_LABEL_VALUE, _LABEL_VALUE_WORDS, 63, field, value)
+        yield from label_value(field, value)
+
+
+def label_value(field: str, value: str) -> Causes:
+    """The value of a label."""
+    return _pattern(_LABEL_VALUE, _LABEL_VALUE_WORDS, 63, field, value)
 
 
 def port_name(field: str, value: str) -> Causes:
@@ -205,6 +215,39 @@ def address(field: str, value: str) -> Causes:
         yield wrong(field, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
 
 
+def plain_address(field: str, value: str) -> Causes:
+    """An address that traffic may be sent to from anywhere: not unspecified, loopback or link-local."""
+    wrongs = list(address(field, value))
+    yield from wrongs
+    if wrongs:
+        return
+    given = ipaddress.ip_address(value)
+    parsed = getattr(given, "ipv4_mapped", None) or given
+    if parsed.is_unspecified:
+        yield wrong(field, value, f"may not be unspecified ({value})")
+    if parsed.is_loopback:
+        yield wrong(field, value, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
+    if parsed.is_link_local:
+        yield wrong(field, value, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+    if any(parsed in network for network in _LINK_LOCAL_MULTICAST if network.version == parsed.version):
+        yield wrong(field, value, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
+
+
+_LINK_LOCAL_MULTICAST = (ipaddress.ip_network("224.0.0.0/24"), ipaddress.ip_network("ff02::/16"))
+_CIDR_WORDS = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
+
+
+def cidr(field: str, value: str) -> Causes:
+    """A range; bits behind the prefix are allowed, as upstream allows them."""
+    host, _, prefix = value.partition("/")
+    try:
+        ok = prefix.isdecimal() and "%" not in host and bool(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        ok = False
+    if not ok:
+        yield wrong(field, value, _CIDR_WORDS)
+
+
 def unique(field: str, values: Iterable[str]) -> Causes:
     """Each non-empty value once; `field` has `{}` where the index belongs."""
     seen: set[str] = set()
@@ -226,14 +269,11 @@ def cidrs(field: str, values: Sequence[str]) -> tuple[list[Network], list[Cause]
     causes: list[Cause] = []
     for index, value in enumerate(values):
         where = f"{field}[{index}]"
-        try:
-            network = ipaddress.ip_network(value, strict=False)
-        except ValueError:
-            causes.append(wrong(where, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"))
+        if wrongs := list(cidr(where, value)):
+            causes += wrongs
             continue
-        if "/" not in value:
-            causes.append(wrong(where, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"))
-        elif str(network) != value:
+        network = ipaddress.ip_network(value, strict=False)
+        if str(network) != value:
             causes.append(wrong(where, value, f"must be the range's own address in its canonical form: {network}"))
         elif any(network.version == other.version for other in networks):
             causes.append(wrong(where, value, f"is a second IPv{network.version} range: there may be one per family"))
