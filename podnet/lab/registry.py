@@ -26,6 +26,9 @@ ROOT = "/run/podnet/labs"
 DEFAULT_NAME = "default"
 NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,28}[a-z0-9])?")
 SUBNET4, SUBNET6 = "192.168.77", "fd77:"
+POOL4, POOL6 = f"{SUBNET4}.200-{SUBNET4}.250", f"{SUBNET6}:200-{SUBNET6}:250"
+"""Addresses on the fabric for Services of type LoadBalancer; nodes have the numbers below."""
+
 SERVICE_CIDR4, SERVICE_CIDR6 = "10.96.0.0/16", "fd00:10:96::/112"
 API_PORT = 6443
 AGENT_PORT = 10258
@@ -101,6 +104,11 @@ class Lab(Value, frozen=True):
     def fabric_url(self) -> str:
         """The API server as the nodes reach it."""
         return f"https://{SUBNET4}.1:{API_PORT}"
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The addresses for load balancers, one range per family."""
+        return (POOL4, *((POOL6,) if self.dual_stack else ()))
 
     def node(self, name: str) -> LabNode:
         """The node of this name. Raises ValueError that names those there are."""

@@ -72,6 +72,8 @@ def api(lab: Lab) -> Program:
         lab.api_url,
         "--service-cluster-ip-range",
         ",".join(service_cidrs(lab.dual_stack)),
+        "--load-balancer-pool",
+        ",".join(lab.pools),
     )
     argv += tuple(word for address in listen for word in ("--listen", address))
     return Program(_command(argv, lab.fabric_netns), port=lab.port)

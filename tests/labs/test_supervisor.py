@@ -38,6 +38,7 @@ def test_the_api_server(root: Path) -> None:
     assert "--listen-fd {fd}" in words
     assert "--public-url https://127.0.0.1:40000" in words
     assert "--service-cluster-ip-range 10.96.0.0/16 " in words
+    assert "--load-balancer-pool 192.168.77.200-192.168.77.250 " in words
     assert words.endswith("--listen 192.168.77.1:6443")
 
 
@@ -45,6 +46,7 @@ def test_the_api_server_of_a_dual_stack_lab(root: Path) -> None:
     argv = programs(lab(root, dual_stack=True))["api"].command.argv
     assert argv[-1] == "[fd77::1]:6443"
     assert argv[argv.index("--service-cluster-ip-range") + 1] == "10.96.0.0/16,fd00:10:96::/112"
+    assert argv[argv.index("--load-balancer-pool") + 1] == "192.168.77.200-192.168.77.250,fd77::200-fd77::250"
 
 
 def test_an_agent(root: Path) -> None:
