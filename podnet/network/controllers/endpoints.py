@@ -11,13 +11,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from podnet.network.controllers.actions import Action, Create, Delete, Replace
 from podnet.network.controllers.backing import Backing, Target, selects
 from podnet.network.controllers.endpointslices import families, hostname, resolver
-from podnet.network.controllers.slices import HEADLESS, Ports, order, with_change_time
+from podnet.network.controllers.slices import HEADLESS, Ports, order, plain, with_change_time
 from podnet.objects.kinds import ENDPOINTS
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.services import EndpointAddress, Endpoints, EndpointSubset, ObjectReference, Service, SlicePort
@@ -69,7 +68,7 @@ def _labels(service: Service) -> dict[str, str]:
 
 
 def _document(meta: ObjectMeta, subsets: Subsets) -> dict[str, Any]:
-    document: dict[str, Any] = msgspec.to_builtins(Endpoints(meta, subsets))
+    document = plain(Endpoints(meta, subsets))
     for subset in document.get("subsets", ()):
         for port in subset.get("ports", ()):
             port.setdefault("protocol", "TCP")  # left out because it is the default, which old clients may not know

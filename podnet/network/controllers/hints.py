@@ -49,7 +49,7 @@ class Share(msgspec.Struct, frozen=True):
 
 
 def share_out(drafts: Sequence[Draft], sites: Iterable[Site]) -> None:
-    """Set the hints of all endpoints in proportion to the zones' CPUs; drafts are changed where that must be."""
+    """Set the hints of all endpoints in proportion to the zones' CPUs; drafts change where that differs."""
     remaining = [draft for draft in drafts if not draft.needless]
     total = sum(1 for draft in remaining for endpoint in draft.endpoints if endpoint.conditions.ready)
     shares = _shares(_cpus(sites), total)
@@ -57,8 +57,7 @@ def share_out(drafts: Sequence[Draft], sites: Iterable[Site]) -> None:
         for draft in remaining:
             _set(draft, [None] * len(draft.endpoints))
         return
-    given = _given(remaining, shares)
-    writable = [draft for draft in remaining if draft.changed]
+    given, writable = _given(remaining, shares)
     given.update(endpoint.zone for endpoint in _ready(writable) if endpoint.zone)
     givers, takers = _exchange(shares, given)
     for draft in writable:
@@ -103,18 +102,17 @@ def _shares(cpus: Mapping[str, int], endpoints: int) -> dict[str, Share]:
     return {zone: Share(max(wish, least[zone]), least[zone] + left) for zone, wish in desired.items()}
 
 
-def _given(drafts: Iterable[Draft], shares: Mapping[str, Share]) -> Counter[str]:
-    """Hints in slices that can stay; the other slices become changed."""
+def _given(drafts: Iterable[Draft], shares: Mapping[str, Share]) -> tuple[Counter[str], list[Draft]]:
+    """Hints in slices that can stay as they are, and the other slices."""
     given: Counter[str] = Counter()
+    writable = []
     for draft in drafts:
-        if draft.changed:
-            continue
-        hinted = _hinted(draft, shares)
+        hinted = None if draft.changed else _hinted(draft, shares)
         if hinted is None or any(number + given[zone] > shares[zone].most for zone, number in hinted.items()):
-            draft.changed = True
+            writable.append(draft)
         else:
             given.update(hinted)
-    return given
+    return given, writable
 
 
 def _hinted(draft: Draft, shares: Mapping[str, Share]) -> Counter[str] | None:

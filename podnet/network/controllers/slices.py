@@ -111,8 +111,12 @@ def _names(key: Key, family: str, taken: Container[Key]) -> Iterator[str]:
 
 def _document(draft: Draft, meta: ObjectMeta) -> dict[str, Any]:
     made = EndpointSlice(meta, draft.family, tuple(draft.endpoints), draft.ports)
-    document: dict[str, Any] = msgspec.to_builtins(made)
-    return {"endpoints": [], "ports": [], **document}
+    return {"endpoints": [], "ports": [], **plain(made)}
+
+
+def plain(value: msgspec.Struct) -> dict[str, Any]:
+    """The JSON document that a value is."""
+    return msgspec.json.decode(msgspec.json.encode(value))  # type: ignore[no-any-return]
 
 
 def with_change_time(meta: ObjectMeta, time: str | None) -> ObjectMeta:
