@@ -58,6 +58,8 @@ def _hinted(ready: list[Candidate], place: Place) -> list[Candidate]:
 
 
 def _endpoints(chosen: Iterable[Candidate], place: Place) -> tuple[Endpoint, ...]:
-    """Each address and port once."""
-    found = {Endpoint(each.address, each.port, bool(each.node) and each.node == place.node) for each in chosen}
-    return tuple(sorted(found, key=order))
+    """Each address and port once; it is local when one of its slices says so."""
+    found: dict[tuple[str, int], bool] = {}
+    for each in chosen:
+        found[each.address, each.port] = found.get((each.address, each.port), False) or each.node == place.node
+    return tuple(sorted((Endpoint(*where, local) for where, local in found.items()), key=order))
