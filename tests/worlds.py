@@ -31,6 +31,18 @@ from podnet.objects.network import (
     NetworkSpec,
     ProxySpec,
 )
+from podnet.objects.services import (
+    SERVICE_NAME,
+    EndpointConditions,
+    EndpointHints,
+    EndpointSlice,
+    Hint,
+    Service,
+    ServicePort,
+    ServiceSpec,
+    SliceEndpoint,
+    SlicePort,
+)
 from podnet.state.resource import Key, Resource
 
 RANGES = {False: ("10.244.0.0/16",), True: ("10.244.0.0/16", "fd00:10:244::/48")}
@@ -65,10 +77,45 @@ def config(backend: Mapping[str, str | int | bool] | None = None, dual: bool = F
     )
 
 
-def cluster(nodes: Iterable[Node], network: NetworkConfig | None = None, revision: int = 0) -> Cluster:
-    """A snapshot of these nodes and this configuration."""
-    configs = {network.key: network} if network else {}
-    return Cluster(revision, {each.key: each for each in nodes}, networkconfigs=configs)
+def cluster(
+    nodes: Iterable[Node],
+    network: NetworkConfig | None = None,
+    revision: int = 0,
+    services: Iterable[Service] = (),
+    slices: Iterable[EndpointSlice] = (),
+) -> Cluster:
+    """A snapshot of these objects and this configuration."""
+    return Cluster(
+        revision,
+        {each.key: each for each in nodes},
+        networkconfigs={network.key: network} if network else {},
+        services={each.key: each for each in services},
+        endpointslices={each.key: each for each in slices},
+    )
+
+
+def service(name: str = "web", *ports: ServicePort, **more: Any) -> Service:
+    """Service default/<name> at 10.96.0.1, TCP port 80, unless told otherwise; also its labels, annotations, status."""
+    meta = {key: more.pop(key) for key in ("labels", "annotations") if key in more}
+    status = {key: more.pop(key) for key in ("status",) if key in more}
+    spec = {"cluster_ip": "10.96.0.1", "ports": ports or (ServicePort(port=80),)} | more
+    return Service(metadata=ObjectMeta(name=name, namespace="default", **meta), spec=ServiceSpec(**spec), **status)
+
+
+def backend(
+    address: str, node: str | None = None, zones: str = "", nodes: str = "", **conditions: Any
+) -> SliceEndpoint:
+    """One endpoint of a slice, with hints as words."""
+    hints = EndpointHints(tuple(map(Hint, zones.split())), tuple(map(Hint, nodes.split()))) if zones or nodes else None
+    return SliceEndpoint((address,), EndpointConditions(**conditions), node_name=node, hints=hints)
+
+
+def endpoint_slice(of: str, *endpoints: SliceEndpoint, name: str = "", v6: bool = False, **more: Any) -> EndpointSlice:
+    """A slice of Service default/<of>, to port 8080 unless told otherwise."""
+    labels = {SERVICE_NAME: of} | more.pop("labels", {})
+    ports = more.pop("ports", (SlicePort(port=8080),))
+    meta = ObjectMeta(name=name or f"{of}-{'v6' if v6 else 'v4'}", namespace="default", labels=labels)
+    return EndpointSlice(metadata=meta, address_type="IPv6" if v6 else "IPv4", endpoints=endpoints, ports=ports, **more)
 
 
 def facts(i: int, **more: Any) -> LocalFacts:

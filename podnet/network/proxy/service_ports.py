@@ -9,25 +9,53 @@ Source: k8s.io/kubernetes pkg/proxy (newBaseServiceInfo, shouldSkipService, endp
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from podnet.network.proxy.choice import Candidate, under_cluster, under_local
-from podnet.network.proxy.model import Place, ServicePort
+from podnet.network.proxy.model import Endpoint, Place, Segment, ServicePort
+from podnet.network.proxy.splitting import Choose, Labels, shares
 from podnet.network.view import is_v6
 from podnet.objects import services
+from podnet.objects.network import ServiceRouteSpec
 from podnet.objects.services import SERVICE_NAME, EndpointSlice, Service, SliceEndpoint
 
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
+AFFINITY_ANNOTATION = "podnet.dev/affinity-of"
+"""On a Service: "Service" keeps a client with its pod across all ports; "Port" is the default, and upstream's way."""
+
+RETRY_ANNOTATION = "podnet.dev/retry"
+"""On a Service: "true" leads a connection that is refused or not answered to another endpoint."""
+
 RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
 AFFINITY_SECONDS = 10800
 FAMILIES = {False: "IPv4", True: "IPv6"}
 NO_ADDRESS = ("", "None")
 
 
-def service_ports(service: Service, slices: Iterable[EndpointSlice], place: Place) -> tuple[ServicePort, ...]:
-    """Every ServicePort of a Service, by family and then in the order of its ports."""
-    return tuple(_service_ports(service, tuple(slices), place))
+def service_ports(
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    place: Place,
+    route: ServiceRouteSpec | None = None,
+    labels: Labels = lambda pod: {},
+) -> tuple[ServicePort, ...]:
+    """Every ServicePort of a Service, by family and then in the order of its ports.
+
+    `route` splits its clients (splitting.py), for which `labels` tells those of a pod.
+    """
+    return tuple(_service_ports(service, tuple(slices), place, Split(route or ServiceRouteSpec(), labels)))
+
+
+class Split(NamedTuple):
+    """How clients are split, with the labels of pods."""
+
+    route: ServiceRouteSpec
+    labels: Labels
+
+    def default(self, found: tuple[Candidate, ...], choose: Choose) -> tuple[Endpoint, ...]:
+        """For clients that no segment names."""
+        return shares(self.route.default, found, self.labels, choose)
 
 
 def owner(piece: EndpointSlice) -> tuple[str, str] | None:
@@ -36,7 +64,9 @@ def owner(piece: EndpointSlice) -> tuple[str, str] | None:
     return (piece.metadata.namespace, name) if name else None
 
 
-def _service_ports(service: Service, slices: tuple[EndpointSlice, ...], place: Place) -> Iterator[ServicePort]:
+def _service_ports(
+    service: Service, slices: tuple[EndpointSlice, ...], place: Place, split: Split
+) -> Iterator[ServicePort]:
     spec = service.spec
     if PROXY_NAME in service.metadata.labels or spec.type == "ExternalName":
         return
@@ -47,7 +77,7 @@ def _service_ports(service: Service, slices: tuple[EndpointSlice, ...], place: P
         if cluster_ip:
             for port in spec.ports:
                 found = tuple(_candidates(port, slices, is_v6(cluster_ip)))
-                yield _service_port(service, port, cluster_ip, found, place)
+                yield _service_port(service, port, cluster_ip, found, place, split)
 
 
 def _service_port(
@@ -55,7 +85,8 @@ def _service_port(
 ) -> ServicePort:
     spec, v6 = service.spec, is_v6(cluster_ip)
     cluster, local = under_cluster(found, place), under_local(found, place)
-    external_local = spec.external_traffic_policy == "Local" and spec.type != "ClusterIP"
+    outside = spec.type != "ClusterIP" or bool(spec.external_ips)
+    external_local = spec.external_traffic_policy == "Local" and outside
     internal_local = spec.internal_traffic_policy == "Local"
     balancer = (entry.ip for entry in service.status.load_balancer.ingress if entry.ip and entry.ip_mode == "VIP")
     return ServicePort(
@@ -71,14 +102,32 @@ def _service_port(
         balancer_ips=_addresses(balancer, v6) if spec.type == "LoadBalancer" else (),
         source_ranges=_source_ranges(service, v6),
         affinity=affinity(service),
+        affinity_of=_affinity_of(service, port),
         internal_local=internal_local,
         external_local=external_local,
-        health_check_node_port=spec.health_check_node_port if external_local else 0,
+        health_check_node_port=spec.health_check_node_port if external_local and spec.type == "LoadBalancer" else 0,
         internal=local if internal_local else cluster,
         external=local if external_local else cluster,
         cluster=cluster,
+        segments=tuple(_segments(split, found, v6, internal_local, external_local, (everywhere, here))),
+        retry=service.metadata.annotations.get(RETRY_ANNOTATION) == "true",
         anywhere=bool(cluster),
     )
+
+
+def _segments(
+    split: Split,
+    found: tuple[Candidate, ...],
+    v6: bool,
+    internal_local: bool,
+    external_local: bool,
+    policies: tuple[Choose, Choose],
+) -> Iterator[Segment]:
+    for segment in split.route.segments:
+        sources = tuple(sorted(text for text in segment.sources if is_v6(text) == v6))
+        cluster, local = (shares(segment.backends, found, split.labels, policy) for policy in policies)
+        if sources:
+            yield Segment(sources, local if internal_local else cluster, local if external_local else cluster, cluster)
 
 
 def _candidates(port: services.ServicePort, slices: Iterable[EndpointSlice], v6: bool) -> Iterator[Candidate]:
@@ -87,24 +136,24 @@ def _candidates(port: services.ServicePort, slices: Iterable[EndpointSlice], v6:
             continue
         for each in piece.ports:
             if each.name == port.name and each.protocol == port.protocol and each.port:
-                yield from (made for entry in piece.endpoints for made in _candidate(entry, each.port))
+                yield from (made for entry in piece.endpoints for made in _candidate(entry, each.port, v6))
 
 
-def _candidate(entry: SliceEndpoint, port: int) -> Iterator[Candidate]:
-    """None of a condition counts as fine (discovery/v1 EndpointConditions)."""
+def _candidate(entry: SliceEndpoint, port: int, v6: bool) -> Iterator[Candidate]:
+    """None of a condition counts as fine, as it does for kube-proxy."""
     address = _address(entry.addresses[0]) if entry.addresses else None
-    if address is None:
+    if address is None or is_v6(address) != v6:
         return
-    ready = entry.conditions.ready is not False
     yield Candidate(
         address=address,
         port=port,
         node=entry.node_name or "",
-        ready=ready,
-        serving=ready if entry.conditions.serving is None else entry.conditions.serving,
+        ready=entry.conditions.ready is not False,
+        serving=entry.conditions.serving is not False,
         terminating=bool(entry.conditions.terminating),
         zones=tuple(hint.name for hint in entry.hints.for_zones) if entry.hints else (),
         nodes=tuple(hint.name for hint in entry.hints.for_nodes) if entry.hints else (),
+        pod=(entry.target_ref.namespace, entry.target_ref.name) if entry.target_ref else ("", ""),
     )
 
 
@@ -115,6 +164,12 @@ def affinity(service: Service) -> int:
     config = service.spec.session_affinity_config
     seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
     return AFFINITY_SECONDS if seconds is None else seconds
+
+
+def _affinity_of(service: Service, port: services.ServicePort) -> str:
+    whole = service.metadata.annotations.get(AFFINITY_ANNOTATION) == "Service"
+    name = f"{service.metadata.namespace}/{service.metadata.name}"
+    return name if whole else f"{name}:{port.name}/{port.protocol}"
 
 
 def _source_ranges(service: Service, v6: bool) -> tuple[str, ...] | None:
@@ -132,11 +187,15 @@ def _addresses(texts: Iterable[str], v6: bool) -> tuple[str, ...]:
 
 
 def _address(text: str) -> str | None:
-    """In the kernel's spelling; None for what is no address."""
+    """In the kernel's spelling; None for what is no address. One with a zone is of one link only; one that holds an
+    IPv4 address is that address."""
     try:
-        return str(ip_address(text))
+        found = ip_address(text)
     except ValueError:
         return None
+    if isinstance(found, IPv6Address):
+        return None if found.scope_id else str(found.ipv4_mapped or found)
+    return str(found)
 
 
 def _range(text: str) -> str | None:

@@ -38,7 +38,12 @@ CASES: dict[str, tuple[Place, list[Candidate], list[int], list[int]]] = {
     "only unready ones in the zone": (HERE, [at(3, A, **UNREADY), *SPREAD[1:3], at(6, A, **UNREADY)], [4, 5], []),
     "one without a hint": (HERE, [*SPREAD[:2], at(5), SPREAD[3]], [3, 4, 5, 6], []),
     "an unready one without a hint does not count": (HERE, [*SPREAD[:2], at(5, **UNREADY), SPREAD[3]], [3, 6], []),
-    "several zones each": (Place("n1", C), [at(3, "zone-a zone-b zone-c"), at(4, "zone-b zone-c"), at(5, B)], [3, 4], []),
+    "several zones each": (
+        Place("n1", C),
+        [at(3, "zone-a zone-b zone-c"), at(4, "zone-b zone-c"), at(5, B)],
+        [3, 4],
+        [],
+    ),
     "Local ignores hints": (HERE, BOTH, [3, 5], [3, 4]),
     "all remote": (HERE, [at(3, **OTHER), at(4, **OTHER)], [3, 4], []),
     "all local": (HERE, [at(3, **LOCAL), at(4, **LOCAL)], [3, 4], [3, 4]),
@@ -107,7 +112,9 @@ CANDIDATES = st.lists(
 
 
 @given(CANDIDATES, st.randoms(use_true_random=False))
-def test_the_order_of_slices_does_not_matter_and_no_endpoint_is_there_twice(found: list[Candidate], random: Any) -> None:
+def test_the_order_of_slices_does_not_matter_and_no_endpoint_is_there_twice(
+    found: list[Candidate], random: Any
+) -> None:
     shuffled = random.sample(found, len(found))
     for choose in (under_cluster, under_local):
         chosen = choose(found, HERE)
