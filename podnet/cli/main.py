@@ -27,6 +27,7 @@ COMMANDS = {
     "clean": ("podnet.cli.clean:command", "Remove everything of ours from this machine."),
     "bench": ("podnet.cli.bench:command", "Measure: cni, path, plan, ..."),
     "agent": ("podnet.agent.main:command", "Run the node agent."),
+    "userspace-proxy": ("podnet.cli.userspace_proxy:command", "Run the proxy of userspace mode."),
     "apiserver": ("podnet.apiserver.main:command", "Run the embedded Kubernetes API."),
     "completion": ("podnet.cli.completion:command", "Print the completion script of a shell."),
 }

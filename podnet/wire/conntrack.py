@@ -101,6 +101,16 @@ def _tuple(family: int, source: str, destination: str = "", protocol: int = 0, t
         yield nest(_TUPLE_PROTOCOL, u8(_NUMBER, protocol), port)
 
 
+def original(answered_from: tuple[str, int], to: tuple[str, int], protocol: int) -> Request:
+    """Ask for the one flow whose answers go from one address and port to another; ENOENT when there is none."""
+    (source, from_port), (destination, to_port) = answered_from, to
+    family = IPV4 if ":" not in source else IPV6
+    ports = attribute(_FROM_PORT, BE16.pack(from_port)) + attribute(_TO_PORT, BE16.pack(to_port))
+    addresses, _ = _tuple(family, source, destination, protocol)
+    reply = nest(_REPLY, addresses, nest(_TUPLE_PROTOCOL, u8(_NUMBER, protocol), ports))
+    return Request(GET, 0, _HEADER.pack(family, 0, 0) + reply)
+
+
 def delete(flow: Flow) -> Request:
     """Remove one flow; ENOENT when it is gone or another has its place."""
     zone = attribute(_ZONE, flow.zone) if flow.zone else b""

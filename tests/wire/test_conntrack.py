@@ -123,3 +123,11 @@ def test_a_flow_is_deleted_by_its_tuple_and_its_id() -> None:
     found = attributes(request.body, 4)
     assert request.kind == conntrack.DELETE
     assert found == {1: side("10.0.0.1", "10.96.0.10", 17, 40000, 53), 12: b"\1\2\3\4", 18: b"\0\7"}
+
+
+@given(st.one_of(st.tuples(IPV4, IPV4), st.tuples(IPV6, IPV6)), st.sampled_from([6, 17]), PORTS, PORTS)
+def test_a_flow_is_asked_for_by_its_answers(ips: tuple[str, str], protocol: int, port: int, peer: int) -> None:
+    request = conntrack.original((ips[0], port), (ips[1], peer), protocol)
+    assert (request.kind, request.flags) == (conntrack.GET, 0)
+    assert request.body[0] == family_of(ips[0])
+    assert attributes(request.body, 4) == {2: side(*ips, protocol, port, peer)}

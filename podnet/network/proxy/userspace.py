@@ -1,0 +1,202 @@
+"""Userspace mode: every new connection to a Service is led to one local proxy, which connects to an endpoint itself.
+
+From a packet's point of view: pod -> Service address -> one lookup in a map -> destination NAT to the node's address at
+the proxy's port. The proxy asks connection tracking where the packet was going, so one port serves every Service. The
+endpoint sees a connection from the node. What has no endpoint is refused, and what only others may use is dropped,
+before the proxy hears of it. Slower than the kernel by itself, but a pod that does not answer costs a client a quarter
+of a second instead of its connection (daemons/userspace_proxy.py).
+
+The chains are static; a Service is one map element for each of its frontends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+
+from podnet.network.proxy.model import Frontend, ServicePort
+from podnet.network.value import Value
+from podnet.network.view import NodeView, Problem, is_v6
+from podnet.state.host import Action, ForgetFlows
+from podnet.state.nft import Element, NftTable
+from podnet.state.plan import Plan
+from podnet.state.resource import TABLE_PREFIX, Resource
+
+TABLE = f"{TABLE_PREFIX}userspace"
+PORT = 10265
+"""Where the proxy listens, TCP and UDP, at the node's addresses."""
+
+UDP = 17
+PROTOCOLS = {"tcp": 6, "udp": UDP}
+"""By number in elements: nft knows names only where the machine has an /etc/protocols."""
+
+LOCALHOST = {False: "127.0.0.0/8", True: "::1/128"}
+ADDRESS_TYPE = {False: "ipv4_addr", True: "ipv6_addr"}
+
+_BODY = """\
+  map services { type %(type)s . inet_proto . inet_service : verdict; }
+  map node-ports { type inet_proto . inet_service : verdict; }
+  set cluster-ips { type %(type)s; }
+  set guarded { type %(type)s . inet_proto . inet_service; }
+  set allowed { type %(type)s . inet_proto . inet_service . %(type)s; flags interval; }
+  set guarded-ports { type inet_proto . inet_service; }
+  set allowed-ports { type inet_proto . inet_service . %(type)s; flags interval; }
+  chain led {
+    meta l4proto { tcp, udp } dnat to %(proxy)s
+  }
+  chain inside {
+    %(ip)s saddr != { %(inside)s } drop
+    goto led
+  }
+  chain refuse {
+    reject
+  }
+  chain node-ports {
+    meta l4proto . th dport @guarded-ports meta l4proto . th dport . %(ip)s saddr != @allowed-ports drop
+    meta l4proto . th dport vmap @node-ports
+  }
+  chain services {
+    %(ip)s daddr . meta l4proto . th dport @guarded jump guard
+    %(ip)s daddr . meta l4proto . th dport vmap @services
+    %(node)s goto node-ports
+    %(ip)s daddr @cluster-ips reject
+%(unused)s  }
+  chain guard {
+    %(ip)s daddr . meta l4proto . th dport . %(ip)s saddr != @allowed drop
+  }
+  chain prerouting {
+    type nat hook prerouting priority dstnat; policy accept;
+    goto services
+  }
+  chain output {
+    type nat hook output priority -100; policy accept;
+    goto services
+  }
+  chain input {
+    type filter hook input priority filter; policy accept;
+    meta l4proto { tcp, udp } th dport %(port)s ct status & dnat != dnat reject
+  }
+"""
+
+
+class Orders(Value, frozen=True):
+    """What the proxy is to do, all of it: where to listen, which clients' CIDRs are the cluster's own, the Services."""
+
+    addresses: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    port: int = PORT
+
+
+def orders(view: NodeView, ports: Iterable[ServicePort]) -> Orders:
+    """What this node's proxy has to be told."""
+    inside = (*_inside(view, False), *_inside(view, True))
+    return Orders(view.me.addresses, inside, tuple(port for port in ports if port.protocol in PROTOCOLS))
+
+
+def tables(view: NodeView) -> Iterator[Resource]:
+    """The static chains, in each family of the node's addresses."""
+    for address in view.me.addresses:
+        yield NftTable(_ip(is_v6(address)), TABLE, _body(view, address))
+
+
+def elements(view: NodeView, port: ServicePort) -> Iterator[Resource]:
+    """What one ServicePort adds; ports of one Service share its address, so a unit is a whole Service."""
+    if port.protocol not in PROTOCOLS or not view.me.address(port.cluster_ip):
+        return
+    ip = _ip(port.v6)
+    yield Element(ip, TABLE, "cluster-ips", port.cluster_ip)
+    for frontend in port.frontends:
+        key = f"{PROTOCOLS[port.protocol]} . {frontend.port}"
+        name = "node-ports" if frontend.scope == "node" else "services"
+        at = f"{frontend.address} . {key}" if frontend.address else key
+        yield Element(ip, TABLE, name, at, verdict(port, frontend))
+        if port.source_ranges is not None and _guarded(view, frontend):
+            yield from _guard(ip, "-ports" if frontend.scope == "node" else "", at, port.source_ranges)
+
+
+def verdict(port: ServicePort, frontend: Frontend) -> str:
+    """What a new connection to one of its frontends meets."""
+    if not port.anywhere:
+        return "goto refuse"
+    if frontend.scope == "cluster":
+        return "goto led" if port.internal else "drop"
+    return "goto led" if port.external else "goto inside"
+
+
+def problems(ports: Iterable[ServicePort]) -> Iterator[Problem]:
+    """What this mode can't do."""
+    for port in ports:
+        if port.protocol not in PROTOCOLS:
+            message = f"{port.label}: userspace mode has no {port.protocol.upper()}; use nftables or iptables mode"
+            yield Problem(f"Service/{port.namespace}/{port.service}", "UnsupportedProtocol", message, "spec.ports")
+
+
+def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
+    """The UDP flows that a change of frontends has made wrong; computed from the difference alone."""
+    for step in plan.steps:
+        element = step.resource
+        if isinstance(element, Element) and element.table == TABLE and element.set in ("services", "node-ports"):
+            yield from _stale(view, element, came=step.verb == "add")
+
+
+def _stale(view: NodeView, element: Element, came: bool) -> Iterator[Action]:
+    """A frontend that came: the flows to it that nobody translated. Another: those that the proxy answers."""
+    *address, protocol, port = element.element.split(" . ")
+    if protocol != str(UDP):
+        return
+    own = (*view.me.addresses, "127.0.0.1", "::1")
+    for destination in address or (text for text in own if _ip(is_v6(text)) == element.family):
+        answered_by = destination if came else view.me.address(destination)
+        yield ForgetFlows(UDP, int(port), destination=destination, answered_by=answered_by or "")
+
+
+def _body(view: NodeView, address: str) -> str:
+    v6 = is_v6(address)
+    ip, proxy = _ip(v6), view.network.proxy
+    unused = _of(proxy.service_cidrs, v6)
+    served = _of(proxy.node_port_addresses, v6)
+    limited = f" {ip} daddr {{ {', '.join(served)} }}" if served else ""
+    return _BODY % {
+        "type": ADDRESS_TYPE[v6],
+        "ip": ip,
+        "port": PORT,
+        "proxy": f"[{address}]:{PORT}" if v6 else f"{address}:{PORT}",
+        "inside": ", ".join(_inside(view, v6)),
+        "node": f"fib daddr type local{limited}",
+        "unused": f"    {ip} daddr {{ {', '.join(unused)} }} drop\n" if unused else "",
+    }
+
+
+def _inside(view: NodeView, v6: bool) -> list[str]:
+    """Pods, and the node itself: for them an external address is only another name of the cluster's own."""
+    return _of((*view.network.pod_cidrs, *view.me.pod_cidrs, *view.me.addresses, LOCALHOST[v6]), v6)
+
+
+def _guarded(view: NodeView, frontend: Frontend) -> bool:
+    widened = view.network.proxy.source_ranges_for_all and frontend.scope != "cluster"
+    return frontend.scope == "balancer" or widened
+
+
+def _guard(ip: str, suffix: str, key: str, ranges: Iterable[str]) -> Iterator[Resource]:
+    yield Element(ip, TABLE, f"guarded{suffix}", key)
+    for cidr in _of(ranges, ip == "ip6"):
+        yield Element(ip, TABLE, f"allowed{suffix}", f"{key} . {cidr}")
+
+
+def _of(cidrs: Iterable[str], v6: bool) -> list[str]:
+    """Those of one family, none within another (a set of intervals refuses that), spelt as nft lists them."""
+    if v6:
+        six = [IPv6Network(cidr, strict=False) for cidr in cidrs if is_v6(cidr)]
+        return [_spelt(network) for network in collapse_addresses(six)]
+    four = [IPv4Network(cidr, strict=False) for cidr in cidrs if not is_v6(cidr)]
+    return [_spelt(network) for network in collapse_addresses(four)]
+
+
+def _spelt(network: IPv4Network | IPv6Network) -> str:
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address) if single else str(network)
+
+
+def _ip(v6: bool) -> str:
+    return "ip6" if v6 else "ip"

@@ -1,0 +1,151 @@
+"""Turns, affinities and the next endpoint after a failure."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podnet.network.proxy.balancing import Ring, Table, identity
+from podnet.network.proxy.model import Endpoint, ServicePort
+
+A, B, C = (Endpoint(f"10.1.0.{number}", 80) for number in (1, 2, 3))
+PLAIN = ServicePort("default", "web", "", "tcp", False, "10.96.0.1", 80, internal=(A,), external=(B,), cluster=(A, B))
+
+
+def test_everybody_gets_a_turn():
+    ring = Ring()
+    assert [ring.pick((A, B, C), "x", 0) for _ in range(7)] == [A, B, C, A, B, C, A]
+
+
+def test_nobody_to_pick():
+    assert Ring().pick((), "x", 0, affinity=10) is None
+
+
+@given(st.integers(1, 6), st.integers(1, 20))
+def test_turns_are_fair(size: int, rounds: int):
+    among = tuple(Endpoint(f"10.1.0.{number}", 80) for number in range(size))
+    ring = Ring()
+    counts = Counter(ring.pick(among, "x", 0) for _ in range(size * rounds))
+    assert set(counts.values()) == {rounds}
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=30))
+def test_turns_survive_that_endpoints_come_and_go(sizes: list[int]):
+    ring = Ring()
+    for size in sizes:
+        among = tuple(Endpoint(f"10.1.0.{number}", 80) for number in range(size))
+        assert {ring.pick(among, "x", 0) for _ in range(size)} == set(among)
+
+
+def test_a_failed_endpoint_is_not_tried_again_while_there_is_another():
+    ring = Ring()
+    first = ring.pick((A, B, C), "x", 0)
+    assert first == A
+    second = ring.pick((A, B, C), "x", 0, tried=(A,))
+    assert second == B
+    ring.pick((A, B, C), "y", 0)  # others take turns meanwhile
+    assert ring.pick((A, B, C), "x", 0, tried=(A, B)) == C
+    assert ring.pick((A, B, C), "x", 0, tried=(A, B, C)) in (A, B, C)
+    assert ring.pick((A,), "x", 0, tried=(A,)) == A
+
+
+def test_a_client_keeps_its_endpoint_for_its_time_since_it_last_came():
+    ring = Ring()
+    first = ring.pick((A, B), "x", 0, affinity=10)
+    assert ring.pick((A, B), "x", 9, affinity=10) == first
+    assert ring.pick((A, B), "x", 18, affinity=10) == first
+    assert ring.pick((A, B), "x", 28, affinity=10) != first
+
+
+def test_affinity_moves_with_a_failure_and_when_the_endpoint_goes():
+    ring = Ring()
+    assert ring.pick((A, B), "x", 0, affinity=10) == A
+    assert ring.pick((A, B), "x", 1, affinity=10, tried=(A,)) == B
+    assert ring.pick((A, B), "x", 2, affinity=10) == B
+    assert ring.pick((A, C), "x", 3, affinity=10) in (A, C)
+    assert ring.affinities == {"x": ring.pick((A, C), "x", 4, affinity=10)}
+
+
+def test_without_affinity_nothing_is_kept():
+    ring = Ring()
+    ring.pick((A, B), "x", 0)
+    assert ring.affinities == {}
+
+
+def test_what_is_over_is_forgotten():
+    ring = Ring()
+    ring.pick((A,), "old", 0, affinity=10)
+    ring.pick((A,), "new", 5, affinity=10)
+    ring.expire((A, B), 10, 10)
+    assert ring.affinities == {"new": A}
+    ring.expire((B,), 10, 10)
+    assert ring.affinities == {}
+
+
+def table(*ports: ServicePort) -> Table:
+    made = Table()
+    made.update(ports, ("10.1.0.0/16", "127.0.0.0/8", "fd00::/64"), 0)
+    return made
+
+
+def test_frontends_are_found_by_what_the_client_meant():
+    port = msgspec.structs.replace(PLAIN, node_port=30080, external_ips=("1.2.3.4",), balancer_ips=("1.2.3.5",))
+    found = table(port)
+    scopes = {
+        ("tcp", "10.96.0.1", 80): "cluster",
+        ("tcp", "1.2.3.4", 80): "external",
+        ("tcp", "1.2.3.5", 80): "balancer",
+        ("tcp", "192.168.77.2", 30080): "node",
+    }
+    for key, scope in scopes.items():
+        entry = found.find(*key)
+        assert entry
+        assert entry[1] == scope
+    for key in (("udp", "10.96.0.1", 80), ("tcp", "10.96.0.1", 81), ("tcp", "10.96.0.2", 80)):
+        assert found.find(*key) is None
+
+
+def test_who_comes_from_where_gets_which_endpoints():
+    (entry,) = table(PLAIN).entries
+    assert entry.among("cluster", True) == (A,)
+    assert entry.among("node", True) == (A, B)
+    assert entry.among("node", False) == (B,)
+
+
+def test_who_is_inside():
+    found = table()
+    assert [found.is_inside(client) for client in ("10.1.2.3", "127.0.0.1", "fd00::1")] == [True] * 3
+    assert [found.is_inside(client) for client in ("10.2.0.1", "fd01::1")] == [False] * 2
+
+
+def test_a_change_keeps_turns_and_affinities_of_what_stays():
+    port = msgspec.structs.replace(PLAIN, affinity=10)
+    made = table(port)
+    (entry,) = made.entries
+    entry.ring.pick((A,), "x", 0, 10)
+    made.update([msgspec.structs.replace(port, internal=(A, C), cluster=(A, C))], (), 1)
+    assert list(made.entries) == [entry]
+    assert entry.ring.affinities == {"x": A}
+    made.update([msgspec.structs.replace(port, internal=(C,), cluster=(C,), external=(C,))], (), 2)
+    assert entry.ring.affinities == {}
+    made.update([], (), 3)
+    assert made.find("tcp", "10.96.0.1", 80) is None
+
+
+def test_affinities_end_by_themselves():
+    made = table(msgspec.structs.replace(PLAIN, affinity=10))
+    (entry,) = made.entries
+    entry.ring.pick((A,), "x", 0, 10)
+    made.expire(10)
+    assert entry.ring.affinities == {}
+
+
+def test_an_address_of_two_services_stays_with_the_first():
+    one = msgspec.structs.replace(PLAIN, external_ips=("1.2.3.4",))
+    two = msgspec.structs.replace(one, service="zwei", cluster_ip="10.96.0.2")
+    found = table(one, two).find("tcp", "1.2.3.4", 80)
+    assert found
+    assert identity(found[0].port) == identity(one)
