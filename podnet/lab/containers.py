@@ -11,7 +11,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -21,6 +21,7 @@ from podnet.lab.process import CANNOT_START, LOST, Command, Ended, Running, Star
 from podnet.lab.registry import write
 from podnet.lab.sandbox import Sandbox
 from podnet.objects.core import Container, Pod
+from podnet.objects.services import Service
 
 GRACE_SECONDS = 30
 
@@ -72,11 +73,12 @@ class Backoff(Value, frozen=True):
 
 
 class Host(Value, frozen=True):
-    """What containers need to know of their node."""
+    """What containers need to know of their node; `services()` gives all the Services that there are now."""
 
     name: str
     ips: tuple[str, ...]
     backoff: Backoff = Backoff()
+    services: Callable[[], Iterable[Service]] = tuple
 
 
 def runs(folder: str) -> list[int]:
@@ -121,7 +123,7 @@ class ContainerLife:
         self._host = host
         self._changed = changed
         self._short_runs = 0
-        self._variables = inside.environment(pod, container, sandbox.ips, host.ips)
+        self._variables = inside.environment(pod, container, sandbox.ips, host.ips, host.services())
         self.probing = Probing(container, sandbox.ips[0], self._variables, changed)
 
     @property

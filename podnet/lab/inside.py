@@ -7,9 +7,11 @@ Source: k8s.io/kubernetes pkg/kubelet/{kubelet_pods.go,network/dns/dns.go}, thir
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from podnet.lab import service_links
 from podnet.objects.core import Container, Pod
+from podnet.objects.services import Service
 
 CLUSTER_DNS = "10.96.0.10"
 CLUSTER_DOMAIN = "cluster.local"
@@ -109,9 +111,12 @@ def field(pod: Pod, path: str, ips: tuple[str, ...], host_ips: tuple[str, ...]) 
     return known.get(path, "")
 
 
-def environment(pod: Pod, container: Container, ips: tuple[str, ...], host_ips: tuple[str, ...]) -> dict[str, str]:
-    """The container's variables, in order, each able to refer to those before it."""
-    found = {"PATH": PATH, "HOME": "/root", "HOSTNAME": hostname(pod, pod.spec.node_name)}
+def environment(
+    pod: Pod, container: Container, ips: tuple[str, ...], host_ips: tuple[str, ...], services: Iterable[Service] = ()
+) -> dict[str, str]:
+    """The container's variables, in order, each able to refer to those before it. `services`: all that there are."""
+    found = service_links.variables(pod, services)
+    found |= {"PATH": PATH, "HOME": "/root", "HOSTNAME": hostname(pod, pod.spec.node_name)}
     for variable in container.env:
         reference = (variable.value_from or {}).get("fieldRef")
         found[variable.name] = (

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from podnet.client.api import Api
 from podnet.client.config import Credentials
@@ -27,7 +27,8 @@ from podnet.lab.process import BIN, watch_children
 from podnet.lab.registry import LabNode
 from podnet.lab.sandbox import Sandboxes, read_all, read_pod
 from podnet.objects.core import Pod
-from podnet.objects.kinds import PODS
+from podnet.objects.kinds import PODS, SERVICES
+from podnet.objects.services import Service
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class Kubelet:
         self._api = api
         self._network: Network | None = None
         self._network_ready = asyncio.Event()
-        self._host = Host(node.name, node.addresses, backoff or Backoff())
+        self._services = Informers(api, [Watch(SERVICES)])
+        self._host = Host(node.name, node.addresses, backoff or Backoff(), self._known_services)
         self._cni = Cni(PLUGIN_DIRS, f"{node.folder}/cni")
         self._sandboxes = Sandboxes(node.pods_dir, self._cni, lambda: self._network, node.netns, node.addresses)
         self._registration = Registration(node, api)
@@ -58,7 +60,9 @@ class Kubelet:
         """Be the node's kubelet until cancelled; the pods stay."""
         try:
             async with asyncio.TaskGroup() as group:
-                for work in (self._watch_network(), self._registration.run(), self._pods.run(), self._follow_pods()):
+                for following in (self._registration, self._pods, self._services):
+                    group.create_task(following.run())
+                for work in (self._watch_network(), self._follow_pods()):
                     group.create_task(work)
         finally:
             for task in self._tasks:
@@ -73,6 +77,7 @@ class Kubelet:
     # -- pods
 
     async def _follow_pods(self) -> None:
+        await self._services.until_synced()  # containers are told of them
         cluster = await self._pods.until_synced()
         for sandbox in read_all(self._node.pods_dir):
             if sandbox.uid not in {known.metadata.uid for known in cluster.pods.values()}:
@@ -107,6 +112,9 @@ class Kubelet:
         if not task.cancelled() and (error := task.exception()):
             log.error("%s/%s", *life.pod.key, exc_info=error)
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._assign_all)
+
+    def _known_services(self) -> Iterable[Service]:
+        return self._services.cluster.services.values()
 
     # -- network
 

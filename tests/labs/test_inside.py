@@ -9,6 +9,8 @@ import pytest
 from podnet.lab import inside
 from podnet.objects.codec import convert
 from podnet.objects.core import Container
+from podnet.objects.meta import ObjectMeta
+from podnet.objects.services import Service, ServicePort, ServiceSpec
 from tests.labs.values import container, pod
 
 IPS = ("10.244.1.2", "fd00::2")
@@ -178,6 +180,18 @@ def test_plain_values_and_fields() -> None:
 def test_a_value_may_refer_to_those_before_it() -> None:
     found = variables({"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$(C)"}, {"name": "C", "value": "3"})
     assert found["B"] == "1$(C)"
+
+
+def test_services_are_told_of_and_may_be_referred_to() -> None:
+    services = [
+        Service(ObjectMeta("db", "default"), ServiceSpec(cluster_ip="10.96.0.7", ports=(ServicePort(port=5432),)))
+    ]
+    env = [{"name": "URL", "value": "db://$(DB_SERVICE_HOST)"}, {"name": "DB_SERVICE_PORT", "value": "mine"}]
+    found = inside.environment(pod(), first(container(env=env)), IPS, HOST_IPS, services)
+    assert found["URL"] == "db://10.96.0.7"
+    assert found["DB_PORT_5432_TCP_ADDR"] == "10.96.0.7"
+    assert found["DB_SERVICE_PORT"] == "mine", "what the pod says goes before"
+    assert found["PATH"] == inside.PATH
 
 
 def test_a_variable_may_replace_ours() -> None:

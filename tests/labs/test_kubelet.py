@@ -17,6 +17,7 @@ from podnet.lab.kubelet import Kubelet
 from podnet.lab.libcni import Network, PluginError
 from podnet.objects.codec import encode
 from podnet.objects.core import Pod
+from podnet.objects.services import Service
 from tests.labs.values import pod, sandbox, until, write_text
 
 CONFLIST = '{"cniVersion": "1.1.0", "name": "podnet", "plugins": [{"type": "podnet-cni"}]}'
@@ -52,6 +53,9 @@ class FakeInformers:
 
     def __init__(self) -> None:
         self.pods: dict[tuple[str, str], Pod] = {}
+        self.services: dict[tuple[str, str], Service] = {}
+        self.synced = asyncio.Event()
+        self.synced.set()
         self._changed = asyncio.Event()
 
     @property
@@ -62,6 +66,7 @@ class FakeInformers:
         await asyncio.Event().wait()
 
     async def until_synced(self) -> Any:
+        await self.synced.wait()
         return self
 
     async def changed(self, after: object) -> Any:
@@ -107,7 +112,9 @@ class World:
         self.registration = FakeRegistration()
         self.cni = FakeCni()
         self.kubelet = Kubelet(self.node, SimpleNamespace(server="fake"))  # type: ignore[arg-type]
+        self.services = FakeInformers()
         self.kubelet._pods = self.informers  # type: ignore[assignment]
+        self.kubelet._services = self.services  # type: ignore[assignment]
         self.kubelet._registration = self.registration  # type: ignore[assignment]
         self.kubelet._cni = self.cni  # type: ignore[assignment]
 
@@ -209,6 +216,23 @@ async def test_what_the_api_no_longer_has_is_ended(tmp_path: Path, monkeypatch: 
     ends = {life.pod.metadata.name: life.ends for life in FakeLife.made}
     assert ends["known"] == 0
     assert min(ends["forgotten"], ends["unreadable"]) >= 1
+
+
+async def test_no_pod_begins_before_the_services_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubelets, "PodLife", FakeLife)
+    world = World(tmp_path)
+    world.services.synced.clear()
+    world.informers.put(pod())
+    task = asyncio.create_task(world.kubelet.run())
+    await asyncio.sleep(0.05)
+    assert world.kubelet.lives == {}
+    web = Service()
+    world.services.services["default", "web"] = web
+    world.services.synced.set()
+    await until(lambda: world.kubelet.lives)
+    assert list(world.kubelet._host.services()) == [web]
+    task.cancel()
+    await asyncio.wait([task])
 
 
 # -- network
