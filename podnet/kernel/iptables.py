@@ -32,7 +32,7 @@ from podnet.state.iptables import (
     of_the_kubelet,
 )
 from podnet.state.plan import Step
-from podnet.state.resource import NodeState, Resource
+from podnet.state.resource import Key, NodeState, Resource
 from podnet.wire import iptables
 from podnet.wire.netlink import Failure
 
@@ -57,23 +57,52 @@ class Iptables:
         self._netns = netns
         self._wish = variant
         self._chosen = ""
+        self._alike: dict[Key, tuple[tuple[str, ...], int]] = {}
 
     @property
     def variant(self) -> str:
         """nft or legacy, decided once: where our rules stand, else as wished, else what this machine uses."""
-        if not self._chosen:
-            self._chosen = next(filter(self._owns, VARIANTS), "") or self._wish or self._usual()
+        if not self._found():
+            self._chosen = self._wish or self._usual()
         return self._chosen
+
+    def _found(self) -> bool:
+        """Whether it is decided, or our rules stand somewhere, which decides it."""
+        self._chosen = self._chosen or next(filter(self._owns, VARIANTS), "")
+        return bool(self._chosen)
 
     # -- reading
 
     def read(self, kinds: frozenset[str], desired: NodeState) -> Iterator[Resource]:
         """What is ours, or stands where something is wanted; nothing when there is no iptables. Raises OSError."""
         wanted = {key[2] for key in desired if key[0] in KINDS}
-        for family in FAMILIES:
+        for family in FAMILIES if wanted or self._found() else ():
             if self._installed(self.variant) and (family in wanted or self._owner(self.variant, family)):
                 chains = iptables.parse(self._save(self.variant, family))
-                yield from (found for found in _resources(family, chains, desired) if found.kind in kinds)
+                yield from (found for found in self._resources(family, chains, desired) if found.kind in kinds)
+        if wanted:
+            self._alike = {key: known for key, known in self._alike.items() if key in desired}
+
+    def _resources(self, family: str, chains: iptables.Chains, desired: NodeState) -> Iterator[Resource]:
+        """What is ours of what was saved; rules that are as wished are reported in the wish's words."""
+        with_kubelet = any(name == KUBELET_CANARY for _, name in chains)
+        for found in (*_chains(family, chains), *_jumps(family, chains)):
+            wish = desired.get(found.key)
+            if isinstance(wish, IptablesChain) and isinstance(found, IptablesChain):
+                yield wish if self._fulfilled(wish, found) else found
+            elif wish is not None or not with_kubelet or not of_the_kubelet(found):
+                yield found
+
+    def _fulfilled(self, wish: IptablesChain, found: IptablesChain) -> bool:
+        """Comparing words takes long, so what was found to be alike is remembered, by a hash of what was printed."""
+        wanted, printed = wish.rules or (), found.rules or ()
+        known, seen = self._alike.get(wish.key), hash(printed)
+        if known is not None and known[0] is wanted and known[1] == seen:
+            return True
+        alike = iptables.same(wanted, printed)
+        if alike:
+            self._alike[wish.key] = (wanted, seen)
+        return alike
 
     def intact(self, desired: NodeState) -> bool:
         """Whether every canary that is wanted is there; cheap, for a look now and then. If not, all is to be read."""
@@ -81,14 +110,14 @@ class Iptables:
         return all(self._stands(self.variant, family, table, CANARY) for _, _, family, table, _ in wanted)
 
     def _owns(self, variant: str) -> bool:
-        return self._installed(variant) and any(self._owner(variant, family) for family in FAMILIES)
+        return any(self._owner(variant, family) for family in FAMILIES)
 
     def _owner(self, variant: str, family: str) -> bool:
-        return self._stands(variant, family, "filter", OWNER)
+        return self._stands(variant, family, "nat", OWNER)
 
     def _stands(self, variant: str, family: str, table: str, chain: str) -> bool:
         """Asks about one chain. A table that legacy has not yet must not be named, or it would be made."""
-        if variant == "legacy" and table not in self._legacy_tables(family):
+        if not self._installed(variant) or (variant == "legacy" and table not in self._legacy_tables(family)):
             return False
         return self._run(f"{_COMMANDS[family]}-{variant}", (*_LOCK, "-t", table, "-S", chain)).returncode == 0
 
@@ -197,41 +226,32 @@ class Iptables:
 
     def _restore(self, family: str, write: Callable[[], Iterator[str]]) -> Failure | None:
         """Why it could not be done; None when it is."""
-        command = f"{_COMMANDS[family]}-{self.variant}-restore"
         try:
             lines = list(write())
+            command = f"{_COMMANDS[family]}-{self.variant}-restore"
             done = self._run(command, ("--noflush", "--counters", *_LOCK), "\n".join((*lines, "")))
-        except FileNotFoundError:
-            return Failure(errno.ENOENT, f"there is no {command}: install the package iptables")
-        except subprocess.TimeoutExpired:
-            return Failure(errno.ETIMEDOUT, f"{command} did not end")
         except OSError as error:
-            return Failure(error.errno or errno.EIO, str(error))
+            return Failure(error.errno or errno.EIO, error.strerror or str(error))
         return _failure(done, lines) if done.returncode else None
 
     def _run(self, command: str, words: Sequence[str] = (), given: str = "") -> subprocess.CompletedProcess[str]:
-        """Raises FileNotFoundError when it is not installed, OSError, TimeoutExpired."""
+        """Raises FileNotFoundError when it is not installed, OSError."""
         program = which(command, path=_PATH)
         if program is None:
-            raise FileNotFoundError(errno.ENOENT, command)
+            raise FileNotFoundError(errno.ENOENT, f"there is no {command}: install the package iptables")
         with inside(self._netns):
-            return subprocess.run(
-                (program, *words), input=given, capture_output=True, text=True, check=False, timeout=_LONGEST
-            )
-
-
-def _resources(family: str, chains: iptables.Chains, desired: NodeState) -> Iterator[Resource]:
-    """What is ours of what was saved; rules that are as wished are reported in the wish's words."""
-    with_kubelet = any(name == KUBELET_CANARY for _, name in chains)
-    for found in (*_chains(family, chains), *_jumps(family, chains)):
-        wish = desired.get(found.key)
-        if wish is None and with_kubelet and of_the_kubelet(found):
-            continue
-        if isinstance(wish, IptablesChain) and isinstance(found, IptablesChain):
-            fulfilled = wish.rules is not None and iptables.same(wish.rules, found.rules or ())
-            yield wish if fulfilled else found
-        else:
-            yield found
+            try:
+                return subprocess.run(
+                    (program, *words),
+                    input=given,
+                    capture_output=True,
+                    encoding="utf-8",
+                    errors="replace",
+                    check=False,
+                    timeout=_LONGEST,
+                )
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(errno.ETIMEDOUT, f"{command} did not end") from None
 
 
 def _chains(family: str, chains: iptables.Chains) -> Iterator[Resource]:

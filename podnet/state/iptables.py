@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from podnet.state.resource import Key, Resource
 
 OWNER = "PODNET-PROXY"
-"""The mark: a chain in the table `filter`, which is written first and deleted last."""
+"""The mark: a chain in the table `nat`, which is written first; it is deleted last."""
 
 CANARY = "KUBE-PROXY-CANARY"
 """An empty chain that goes when somebody flushes the rules, and so tells of it."""
@@ -25,16 +25,17 @@ FIREWALL = "KUBE-FIREWALL"
 
 FAMILIES = ("ip", "ip6")
 TABLES = {
+    "nat": frozenset({"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY, OWNER}),
     "filter": frozenset(
         {
             *("KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL"),
-            *(FIREWALL, CANARY, OWNER),
+            *(FIREWALL, CANARY),
         }
     ),
-    "nat": frozenset({"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY}),
     "mangle": frozenset({CANARY}),
 }
-"""The chains that there is one of, by table, in the order in which tables are written."""
+"""The chains that there is one of, by table, in the order in which tables are written: first what most can go wrong
+with, so that the others stay as they are when it does."""
 
 _OF_A_SERVICE = re.compile(r"KUBE-(SVC|SVL|EXT|FW|SEP)-[A-Z2-7]{16}")
 _NEW = "-m conntrack --ctstate NEW "

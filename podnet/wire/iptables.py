@@ -74,8 +74,16 @@ _SPELLINGS: Mapping[str, Callable[[str], str]] = {
     "--or-mark": lambda value: f"--set-xmark {value}/{value}",
     "--xor-mark": lambda value: f"--set-xmark {value}/0x0",
     "--ctstate": lambda value: f"--ctstate {','.join(sorted(value.split(',')))}",
-    "--probability": lambda value: f"--probability {round(float(value) * _PROBABILITY)}",
+    "--probability": lambda value: f"--probability {_chance(value)}",
 }
+
+
+def _chance(value: str) -> str:
+    """As the kernel keeps it."""
+    try:
+        return str(round(float(value) * _PROBABILITY))
+    except (ValueError, OverflowError):
+        return value
 
 
 def _host(value: str) -> str:
