@@ -38,11 +38,11 @@ from podnet.kernel.monitor import Monitor
 from podnet.kernel.reconciler import Reconciler
 from podnet.network.view import LocalFacts, NodeInfo, NodeView, Problem
 from podnet.objects.cluster import Cluster
-from podnet.objects.kinds import ENDPOINTSLICES, NETWORKCONFIGS, NODES, SERVICES
+from podnet.objects.kinds import ENDPOINTSLICES, NETWORKCONFIGS, NODES, PODS, SERVICEROUTES, SERVICES
 
 log = logging.getLogger(__name__)
 
-WATCHES = (Watch(NODES), Watch(NETWORKCONFIGS), Watch(SERVICES), Watch(ENDPOINTSLICES))
+WATCHES = tuple(map(Watch, (NODES, NETWORKCONFIGS, SERVICES, ENDPOINTSLICES, SERVICEROUTES, PODS)))
 
 
 @click.command()

@@ -16,6 +16,7 @@ from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
 from podnet.network.proxy.model import Place, ServicePort
 from podnet.network.proxy.service_ports import affinity, owner, service_ports
+from podnet.network.proxy.splitting import in_force
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.core import Node
@@ -71,11 +72,18 @@ def view(
 def _services(cluster: Cluster, node: Node, memo: Memo) -> Mapping[Key, tuple[ServicePort, ...]]:
     place = recall(memo, "place", (node,), lambda: Place(node.metadata.name, node.metadata.labels.get(ZONE, "")))
     slices = group(memo, "slices", cluster.endpointslices, owner)
+    routes = group(memo, "routes", cluster.serviceroutes, lambda route: (route.metadata.namespace, route.spec.service))
+    on_labels = dict.fromkeys(routes, cluster.pods)  # only what is split depends on pods
+
+    def labels(pod: Key) -> Mapping[str, str]:
+        return cluster.pods[pod].metadata.labels if pod in cluster.pods else {}
 
     def ports(key: Key) -> tuple[ServicePort, ...]:
-        return service_ports(cluster.services[key], slices.get(key, {}).values(), place)
+        route = in_force(routes.get(key, {}).values())
+        pieces = slices.get(key, {}).values()
+        return service_ports(cluster.services[key], pieces, place, route.spec if route else None, labels)
 
-    return each(memo, "services", (place,), (cluster.services, slices), ports, lambda key: key)
+    return each(memo, "services", (place,), (cluster.services, slices, routes, on_labels), ports, lambda key: key)
 
 
 def _affinities(cluster: Cluster) -> tuple[int, ...]:

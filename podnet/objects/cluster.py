@@ -12,7 +12,7 @@ import msgspec
 
 from podnet.objects.core import Namespace, Node, Pod
 from podnet.objects.meta import Object
-from podnet.objects.network import NETWORK_NAME, NetworkConfig
+from podnet.objects.network import NETWORK_NAME, NetworkConfig, ServiceRoute
 from podnet.objects.services import EndpointSlice, Service
 
 Key = tuple[str, str]
@@ -27,6 +27,7 @@ class Cluster(msgspec.Struct, frozen=True, gc=False):
     namespaces: Mapping[Key, Namespace] = {}
     services: Mapping[Key, Service] = {}
     endpointslices: Mapping[Key, EndpointSlice] = {}
+    serviceroutes: Mapping[Key, ServiceRoute] = {}
     networkconfigs: Mapping[Key, NetworkConfig] = {}
 
     @property

@@ -53,9 +53,13 @@ LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases", core.Lease)
 NETWORKCONFIGS = Kind(
     "podnet.dev", "v1", "NetworkConfig", "networkconfigs", network.NetworkConfig, False, ("netcfg",), ("status",)
 )
+SERVICEROUTES = Kind(
+    "podnet.dev", "v1", "ServiceRoute", "serviceroutes", network.ServiceRoute, True, ("svcroute",), ("status",)
+)
 
 KINDS: tuple[Kind, ...] = (
     NAMESPACES, NODES, PODS, SERVICES, ENDPOINTS, CONFIGMAPS, SECRETS, EVENTS, ENDPOINTSLICES, LEASES, NETWORKCONFIGS,
+    SERVICEROUTES,
 )  # fmt: skip
 
 BY_KIND: Mapping[tuple[str, str], Kind] = {(kind.api_version, kind.kind): kind for kind in KINDS}

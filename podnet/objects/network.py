@@ -64,3 +64,35 @@ class NetworkConfig(Object, frozen=True):
     """The cluster's network configuration (podnet.dev/v1)."""
 
     spec: NetworkSpec = NetworkSpec()
+
+
+class RouteBackend(Value, frozen=True):
+    """Endpoints whose pods bear these labels, and their share beside the other backends of the same list."""
+
+    selector: dict[str, str] = {}
+    weight: int = 1
+
+
+class RouteSegment(Value, frozen=True):
+    """Clients with addresses in these CIDRs, and where they go."""
+
+    sources: tuple[str, ...] = msgspec.field(default=(), name="from")
+    backends: tuple[RouteBackend, ...] = ()
+
+
+class ServiceRouteSpec(Value, frozen=True):
+    """How the clients of one Service of the same namespace are split.
+
+    segments   the first list of CIDRs that holds a client's address decides; they may not overlap
+    default    where everybody else goes; (): to all endpoints of the Service
+    """
+
+    service: str = ""
+    segments: tuple[RouteSegment, ...] = ()
+    default: tuple[RouteBackend, ...] = ()
+
+
+class ServiceRoute(Object, frozen=True):
+    """Splits one Service by client, by weight, or both (podnet.dev/v1)."""
+
+    spec: ServiceRouteSpec = ServiceRouteSpec()

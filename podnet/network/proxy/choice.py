@@ -14,7 +14,7 @@ from podnet.network.value import Value
 
 
 class Candidate(Value, frozen=True):
-    """An endpoint with what its slice says of it."""
+    """An endpoint with what its slice says of it; `pod` is (namespace, name) of what it is, ("", "") if unknown."""
 
     address: str
     port: int
@@ -24,6 +24,7 @@ class Candidate(Value, frozen=True):
     terminating: bool = False
     zones: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
+    pod: tuple[str, str] = ("", "")
 
     @property
     def falls_back(self) -> bool:

@@ -22,11 +22,21 @@ class Place(Value, frozen=True):
 
 
 class Endpoint(Value, frozen=True):
-    """One address and port that a Service leads to; `local`: on this node."""
+    """One address and port that a Service leads to; `local`: on this node; `weight`: its share beside the others'."""
 
     address: str
     port: int
     local: bool = False
+    weight: int = 1
+
+
+class Segment(Value, frozen=True):
+    """Clients of these CIDRs have endpoints of their own (ServiceRoute); the fields are those of ServicePort."""
+
+    sources: tuple[str, ...]
+    internal: tuple[Endpoint, ...] = ()
+    external: tuple[Endpoint, ...] = ()
+    cluster: tuple[Endpoint, ...] = ()
 
 
 class Frontend(Value, frozen=True):
@@ -45,11 +55,14 @@ class ServicePort(Value, frozen=True):
 
     protocol         tcp, udp or sctp
     affinity         seconds a client stays with its endpoint; 0: not at all
+    affinity_of      what it is that a client stays with: this port (default), or the whole Service
     internal_local   internalTrafficPolicy Local; external_local likewise
     source_ranges    CIDRs of this family that may use the load balancer's addresses; None: everybody
     internal         endpoints for clients of the cluster address
     external         endpoints for clients outside, at external addresses and node ports
     cluster          endpoints under policy Cluster: for clients inside that use an external address
+    segments         clients that have endpoints of their own; all others have those above
+    retry            a connection that is refused or not answered goes to another endpoint
     anywhere         whether the Service has an endpoint at all, which tells "refused" from "not here"
     """
 
@@ -65,12 +78,15 @@ class ServicePort(Value, frozen=True):
     balancer_ips: tuple[str, ...] = ()
     source_ranges: tuple[str, ...] | None = None
     affinity: int = 0
+    affinity_of: str = ""
     internal_local: bool = False
     external_local: bool = False
     health_check_node_port: int = 0
     internal: tuple[Endpoint, ...] = ()
     external: tuple[Endpoint, ...] = ()
     cluster: tuple[Endpoint, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    retry: bool = False
     anywhere: bool = False
 
     @property
@@ -90,7 +106,10 @@ class ServicePort(Value, frozen=True):
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """All that some client may reach."""
-        return tuple(sorted({*self.internal, *self.external, *self.cluster}, key=order))
+        own = {*self.internal, *self.external, *self.cluster}
+        for segment in self.segments:
+            own |= {*segment.internal, *segment.external, *segment.cluster}
+        return tuple(sorted(own, key=order))
 
 
 def order(endpoint: Endpoint) -> tuple[str, int]:

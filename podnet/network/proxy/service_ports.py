@@ -9,7 +9,9 @@ Source: k8s.io/kubernetes pkg/proxy (newBaseServiceInfo, shouldSkipService, endp
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import NamedTuple
 
 from podnet.network.proxy.choice import Candidate, under_cluster, under_local
 from podnet.network.proxy.model import Endpoint, Place, Segment, ServicePort
@@ -81,10 +83,16 @@ def _service_ports(
 
 
 def _service_port(
-    service: Service, port: services.ServicePort, cluster_ip: str, found: tuple[Candidate, ...], place: Place
+    service: Service,
+    port: services.ServicePort,
+    cluster_ip: str,
+    found: tuple[Candidate, ...],
+    place: Place,
+    split: Split,
 ) -> ServicePort:
     spec, v6 = service.spec, is_v6(cluster_ip)
-    cluster, local = under_cluster(found, place), under_local(found, place)
+    everywhere, here = partial(under_cluster, place=place), partial(under_local, place=place)
+    cluster, local = split.default(found, everywhere), split.default(found, here)
     outside = spec.type != "ClusterIP" or bool(spec.external_ips)
     external_local = spec.external_traffic_policy == "Local" and outside
     internal_local = spec.internal_traffic_policy == "Local"
