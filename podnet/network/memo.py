@@ -6,7 +6,7 @@ for whoever depends on it. Dropping the memo at any moment changes no result (te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from typing import TypeVar, cast
 
 from podnet.state.difference import changes
@@ -44,32 +44,35 @@ def each(
     when `inputs` are others. When nothing changed the very same mapping is returned; nobody may change it.
     """
     last = memo.get(name)
-    if last is None or any(a is not b for a, b in zip(last[0][: len(inputs)], inputs, strict=True)):
-        result = {called(key): make(key) for key in of[0]}
+    known, result = cast("tuple[tuple[object, ...], dict[U, T]]", last or ((*inputs, *({} for _ in of)), {}))
+    before = cast("tuple[Mapping[K, object], ...]", known[len(inputs) :])
+    if last is not None and all(a is b for a, b in zip(known[: len(inputs)], inputs, strict=True)):
+        touched = {key: None for new, old in zip(of, before, strict=True) for key in changes(new, old)}
     else:
-        before = cast("tuple[Mapping[K, object], ...]", last[0][len(inputs) :])
-        result = _made_again(cast("dict[U, T]", last[1]), of, before, make, called)
+        touched = dict.fromkeys((*of[0], *before[0]))
+    result = _made_again(result, touched, of[0], make, called)
     memo[name] = ((*inputs, *of), result)
     return result
 
 
 def _made_again(
-    result: dict[U, T],
-    of: tuple[Mapping[K, object], ...],
-    before: tuple[Mapping[K, object], ...],
-    make: Callable[[K], T],
-    called: Callable[[K], U],
+    result: dict[U, T], touched: Iterable[K], there: Container[K], make: Callable[[K], T], called: Callable[[K], U]
 ) -> dict[U, T]:
-    touched = {key for new, old in zip(of, before, strict=True) for key in changes(new, old)}
-    if not touched:
-        return result
-    result = dict(result)
+    """`result` itself when nothing came out otherwise."""
+    fresh: dict[U, T] = {}
+    gone: list[U] = []
     for key in touched:
-        if key not in of[0]:
-            result.pop(called(key), None)
+        place = called(key)
+        if key not in there:
+            gone += [place] if place in result else []
             continue
-        made, was = make(key), result.get(called(key))
-        result[called(key)] = was if was is not None and was == made else made
+        made = make(key)
+        if place not in result or result[place] != made:
+            fresh[place] = made
+    if fresh or gone:
+        result = result | fresh  # in place: what keeps the order of keys is compared faster
+    for place in gone:
+        del result[place]
     return result
 
 
