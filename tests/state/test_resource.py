@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from podnet.state.host import Sysctl
+from podnet.state.iptables import IptablesChain, IptablesJump
 from podnet.state.links import Bridge, Ifb, Link, PodLink, Redirect, Shaper, Veth, VethPeer, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import ORDER
@@ -32,6 +33,8 @@ KEYS: list[tuple[Resource, Key, tuple[str, str] | None]] = [
     (Sysctl("net/ipv4/ip_forward", "1"), ("Sysctl", "", "net/ipv4/ip_forward"), None),
     (Sysctl("net/a", "1", dev="podnet1"), ("Sysctl", "", "net/a"), ("", "podnet1")),
     (NftTable("inet", "podnet-x", ""), ("NftTable", "", "inet", "podnet-x"), None),
+    (IptablesChain("ip", "nat", "KUBE-A", ()), ("IptablesChain", "", "ip", "nat", "KUBE-A"), None),
+    (IptablesJump("ip", "nat", "OUTPUT", "-j A"), ("IptablesJump", "", "ip", "nat", "OUTPUT", "-j A"), None),
     (Element("inet", "podnet-x", "s", "1 . 2", "3"), ("Element", "", "inet", "podnet-x", "s", "1 . 2"), None),
 ]
 
