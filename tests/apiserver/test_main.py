@@ -134,6 +134,12 @@ def test_ready_within_a_second(tmp_path: Path) -> None:
         (["--pod-cidr", "10.0.0.1"], "--pod-cidr[0]: Invalid value"),
         (["--pod-cidr", "10.0.0.0/8", "--pod-cidr", "10.0.0.0/8"], "--pod-cidr[1]: Invalid value"),
         (["--durability", "sometimes"], "durability"),
+        (["--service-cluster-ip-range", "10.96.0.1/16"], "--service-cluster-ip-range: 10.96.0.1/16 has host bits set"),
+        (["--service-cluster-ip-range", "10.0.0.0/8"], "the prefix of 10.0.0.0/8 must be from /12 to /30"),
+        (["--service-cluster-ip-range", "10.96.0.0/16,10.97.0.0/16"], "there may be one range of each family"),
+        (["--service-node-port-range", "30000"], "--service-node-port-range: '30000' must be LOW-HIGH"),
+        (["--load-balancer-pool", "192.0.2.9-192.0.2.1"], "must run from a lower to a higher address"),
+        (["--advertise-address", "here"], "--advertise-address: 'here' does not appear to be"),
     ],
 )
 def test_wrong_words_are_one_sentence_and_change_nothing(

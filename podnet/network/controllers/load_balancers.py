@@ -60,10 +60,10 @@ class Pool(msgspec.Struct, frozen=True):
 
 def assign(services: Iterable[Service], pools: Sequence[Pool]) -> Iterator[Action]:
     """A status for each Service that should have another one; a report for each that can't be served."""
-    if not pools:
+    everyone = list(services)
+    mine = sorted(filter(_ours, everyone), key=lambda each: (each.metadata.creation_timestamp or "", each.key))
+    if not mine or not pools:
         return
-    everyone = sorted(services, key=lambda each: (each.metadata.creation_timestamp or "", each.key))
-    mine = [service for service in everyone if _ours(service)]
     taken = {address for service in everyone for address in _claimed(service)}
     kept: dict[tuple[str, str], list[Address]] = {}
     for service in mine:
