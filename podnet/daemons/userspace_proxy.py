@@ -131,7 +131,7 @@ class Proxy:
                 entry.port.protocol,
                 entry.port.v6,
                 dict(counts.get(id(entry), {})),
-                {client: _text(endpoint) for client, endpoint in entry.ring.affinities.items()},
+                {client: _text(endpoint) for client, endpoint in entry.ring.keep.endpoints.items()},
             )
             for entry in self._table.entries
         )
@@ -227,7 +227,7 @@ class Proxy:
         """A connection to the first endpoint that takes one."""
         tried: list[Endpoint] = []
         for seconds in TIMEOUTS:
-            among, affinity = entry.among(scope, inside), entry.port.affinity
+            among, affinity = entry.among(scope, inside, peer), entry.port.affinity
             endpoint = entry.ring.pick(among, peer, self._loop.time(), affinity, tried)
             if endpoint is None:
                 return None

@@ -49,7 +49,7 @@ class Flow:
     @property
     def holds(self) -> bool:
         """Whether the endpoint is still one for this client."""
-        return self.endpoint in self.entry.among(self.scope, self.inside)
+        return self.endpoint in self.entry.among(self.scope, self.inside, self.client[0])
 
 
 class Datagrams:
@@ -103,7 +103,7 @@ class Datagrams:
         entry, scope = found
         inside, now = self._table.is_inside(client[0]), self._clock()
         tried = self._failed.get(client, set())
-        endpoint = entry.ring.pick(entry.among(scope, inside), client[0], now, entry.port.affinity, tried)
+        endpoint = entry.ring.pick(entry.among(scope, inside, client[0]), client[0], now, entry.port.affinity, tried)
         if endpoint is None:
             return None
         try:

@@ -26,7 +26,7 @@ from podnet.daemons.userspace_proxy import Status
 from podnet.kernel import netns
 from podnet.kernel.dataplane import KernelDataplane
 from podnet.network.proxy.model import Endpoint, ServicePort
-from podnet.network.proxy.userspace import elements, orders, tables
+from podnet.network.proxy.userspace import frame, orders, serve
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
 from podnet.state.plan import plan
@@ -122,7 +122,7 @@ class Node:
 
     def serve(self, *ports: ServicePort) -> Status:
         """Bring rules and proxy to these, as an agent would."""
-        wanted = state(r for unit in (tables(VIEW), *(elements(VIEW, port) for port in ports)) for r in unit)
+        wanted = state(r for unit in (frame(VIEW), *(serve(VIEW, (port,)) for port in ports)) for r in unit)
         outcome = self.plane.apply(plan(wanted, self.plane.read(wanted, frozenset({"NftTable", "Element"}))))
         assert not outcome.failed
         assert not plan(wanted, self.plane.read(wanted, frozenset({"NftTable", "Element"})))

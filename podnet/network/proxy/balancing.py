@@ -1,4 +1,4 @@
-"""Which endpoint the userspace proxy tries next: round robin, a client's own endpoint, and another after a failure.
+"""Which endpoint the userspace proxy tries next: in turn, by weight, a client's own, and another after a failure.
 
 An attempt to connect that fails takes the next endpoint, not the same again, and the client's affinity moves with it.
 Time is an argument in seconds; what is remembered here is only turns and affinities, so losing it costs fairness,
@@ -8,29 +8,65 @@ never a connection. Source: kubernetes pkg/proxy/userspace/{proxysocket,roundrob
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from podnet.network.proxy.model import Endpoint, Scope, ServicePort
+from podnet.network.proxy.model import Endpoint, Scope, Segment, ServicePort
 
 TIMEOUTS = (0.25, 0.5, 1.0, 2.0)
 """Seconds that each attempt to connect may take."""
 
+Network = IPv4Network | IPv6Network
 Identity = tuple[str, str, str, str, int, bool]
 Frontend = tuple[str, str, int]
 """protocol, address ("": any of the node's), port"""
 
 
-class Ring:
-    """The turns and affinities of one ServicePort."""
+class Keep:
+    """Which endpoint each client stays with: of one ServicePort, or of a Service across its ports."""
 
     def __init__(self) -> None:
-        self._turn = 0
         self._kept: dict[str, tuple[Endpoint, float]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
     @property
-    def affinities(self) -> dict[str, Endpoint]:
-        """The endpoint of each client that has one."""
+    def endpoints(self) -> dict[str, Endpoint]:
+        """By client."""
         return {client: endpoint for client, (endpoint, _) in self._kept.items()}
+
+    def find(self, among: tuple[Endpoint, ...], client: str, now: float, affinity: int) -> Endpoint | None:
+        """A client's endpoint if it is one still; at another port of the Service, the one of the same pod."""
+        if client not in self._kept:
+            return None
+        kept, used = self._kept[client]
+        if now - used >= affinity:
+            return None
+        same = [each for each in among if each.address == kept.address]
+        return next((each for each in same if each.port == kept.port), same[0] if same else None)
+
+    def put(self, client: str, endpoint: Endpoint, now: float) -> None:
+        """The client stays with this one from now on."""
+        self._kept[client] = (endpoint, now)
+
+    def expire(self, addresses: Collection[str], now: float, affinity: int) -> None:
+        """Forget what is over, and what leads to addresses that are gone."""
+        gone = [
+            client
+            for client, (endpoint, used) in self._kept.items()
+            if now - used >= affinity or endpoint.address not in addresses
+        ]
+        for client in gone:
+            del self._kept[client]
+
+
+class Ring:
+    """The turns of one ServicePort."""
+
+    def __init__(self, keep: Keep | None = None) -> None:
+        self.keep = Keep() if keep is None else keep
+        self._turn = 0
+        self._owed: dict[tuple[Endpoint, ...], list[int]] = {}
 
     def pick(
         self, among: tuple[Endpoint, ...], client: str, now: float, affinity: int = 0, tried: Collection[Endpoint] = ()
@@ -39,43 +75,62 @@ class Ring:
         `tried` have failed this connection already, and are taken again only when nothing else is left."""
         if not among:
             return None
-        chosen = None if tried else self._own(among, client, now, affinity)
+        chosen = self.keep.find(among, client, now, affinity) if affinity and not tried else None
         if chosen is None:
             chosen = self._next(among, tried)
         if affinity:
-            self._kept[client] = (chosen, now)
+            self.keep.put(client, chosen, now)
         return chosen
 
-    def _own(self, among: tuple[Endpoint, ...], client: str, now: float, affinity: int) -> Endpoint | None:
-        endpoint, used = self._kept.get(client, (None, 0.0))
-        return endpoint if endpoint in among and now - used < affinity else None
-
     def _next(self, among: tuple[Endpoint, ...], tried: Collection[Endpoint]) -> Endpoint:
+        left = [place for place, each in enumerate(among) if each not in tried] or list(range(len(among)))
+        if len({each.weight for each in among}) > 1:
+            return among[self._weighed(among, left)]
         start = self._turn % len(among)
-        order = (*range(start, len(among)), *range(start))
-        place = next((place for place in order if among[place] not in tried), start)
+        place = next((place for place in left if place >= start), left[0])
         self._turn = place + 1
         return among[place]
 
-    def expire(self, among: Collection[Endpoint], now: float, affinity: int) -> None:
-        """Forget affinities that are over, and those to endpoints that are gone."""
-        over = [client for client, (end, used) in self._kept.items() if now - used >= affinity or end not in among]
-        for client in over:
-            del self._kept[client]
+    def _weighed(self, among: tuple[Endpoint, ...], left: list[int]) -> int:
+        """Smooth weighted round robin: everybody is owed its weight a turn, and who is owed most pays for all."""
+        owed = self._owed.setdefault(among, [0] * len(among))
+        for place, each in enumerate(among):
+            owed[place] += each.weight
+        place = max(left, key=owed.__getitem__)
+        owed[place] -= sum(each.weight for each in among)
+        return place
+
+    def forget(self) -> None:
+        """The endpoints changed: what was owed to lists of before is void."""
+        self._owed.clear()
 
 
 class Entry:
     """One ServicePort, which changes, and its ring, which stays."""
 
-    def __init__(self, port: ServicePort) -> None:
+    def __init__(self, port: ServicePort, keep: Keep) -> None:
         self.port = port
-        self.ring = Ring()
+        self.ring = Ring(keep)
+        self._segments: tuple[tuple[tuple[Network, ...], Segment], ...] = ()
+        self.become(port)
 
-    def among(self, scope: Scope, inside: bool) -> tuple[Endpoint, ...]:
+    def become(self, port: ServicePort) -> None:
+        """It is so from now on."""
+        if port != self.port:
+            self.ring.forget()
+        self.port = port
+        self._segments = tuple((tuple(map(ip_network, each.sources)), each) for each in port.segments)
+
+    def among(self, scope: Scope, inside: bool, client: str) -> tuple[Endpoint, ...]:
         """The endpoints for a client that came to an address of this scope; `inside`: a pod's or the node's own."""
+        whose = self._segment(client) if self._segments else self.port
         if scope == "cluster":
-            return self.port.internal
-        return self.port.cluster if inside else self.port.external
+            return whose.internal
+        return whose.cluster if inside else whose.external
+
+    def _segment(self, client: str) -> ServicePort | Segment:
+        address = ip_address(client)
+        return next((segment for networks, segment in self._segments if _within(address, networks)), self.port)
 
 
 class Table:
@@ -84,7 +139,8 @@ class Table:
     def __init__(self) -> None:
         self._entries: dict[Identity, Entry] = {}
         self._frontends: dict[Frontend, tuple[Entry, Scope]] = {}
-        self._inside: tuple[IPv4Network | IPv6Network, ...] = ()
+        self._keeps: dict[str, Keep] = {}
+        self._inside: tuple[Network, ...] = ()
 
     @property
     def entries(self) -> Iterator[Entry]:
@@ -94,20 +150,29 @@ class Table:
     def update(self, ports: Iterable[ServicePort], inside: Iterable[str], now: float) -> None:
         """What there is from now on, all of it; `inside` are the CIDRs of clients that count as the cluster's own."""
         before, self._entries, self._frontends = self._entries, {}, {}
+        keeps, self._keeps = self._keeps, {}
         self._inside = tuple(map(ip_network, inside))
         for port in ports:
-            entry = before.get(identity(port)) or Entry(port)
-            entry.port = port
-            entry.ring.expire(port.endpoints, now, port.affinity)
+            name = port.affinity_of or "/".join(map(str, identity(port)))
+            keep = self._keeps.setdefault(name, keeps.get(name, Keep()))
+            entry = before.get(identity(port)) or Entry(port, keep)
+            entry.become(port)
+            entry.ring.keep = keep
             self._entries[identity(port)] = entry
             for frontend in port.frontends:
                 key = (port.protocol, frontend.address, frontend.port)
                 self._frontends.setdefault(key, (entry, frontend.scope))
+        self.expire(now)
 
     def expire(self, now: float) -> None:
         """Forget affinities that are over."""
+        users: dict[int, list[Entry]] = {}
         for entry in self._entries.values():
-            entry.ring.expire(entry.port.endpoints, now, entry.port.affinity)
+            if entry.ring.keep:
+                users.setdefault(id(entry.ring.keep), []).append(entry)
+        for entries in users.values():
+            addresses = {each.address for entry in entries for each in entry.port.endpoints}
+            entries[0].ring.keep.expire(addresses, now, entries[0].port.affinity)
 
     def find(self, protocol: str, address: str, port: int) -> tuple[Entry, Scope] | None:
         """Whom an address and port belong to; any address at which a packet was led here is one of the node's."""
@@ -115,8 +180,11 @@ class Table:
 
     def is_inside(self, client: str) -> bool:
         """Whether a client is of the cluster."""
-        address = ip_address(client)
-        return any(address in network for network in self._inside if network.version == address.version)
+        return _within(ip_address(client), self._inside)
+
+
+def _within(address: IPv4Address | IPv6Address, networks: Iterable[Network]) -> bool:
+    return any(network.version == address.version and address in network for network in networks)
 
 
 def identity(port: ServicePort) -> Identity:

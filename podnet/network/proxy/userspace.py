@@ -16,11 +16,12 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from podnet.network.proxy.model import Frontend, ServicePort
 from podnet.network.value import Value
-from podnet.network.view import NodeView, Problem, is_v6
+from podnet.network.view import Attachment, NodeView, Problem, is_v6
 from podnet.state.host import Action, ForgetFlows
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import Plan
 from podnet.state.resource import TABLE_PREFIX, Resource
+from podnet.state.routes import Route
 
 TABLE = f"{TABLE_PREFIX}userspace"
 PORT = 10265
@@ -94,14 +95,29 @@ def orders(view: NodeView, ports: Iterable[ServicePort]) -> Orders:
     return Orders(view.me.addresses, inside, tuple(port for port in ports if port.protocol in PROTOCOLS))
 
 
-def tables(view: NodeView) -> Iterator[Resource]:
-    """The static chains, in each family of the node's addresses."""
+def frame(view: NodeView) -> Iterator[Resource]:
+    """The static chains in each family of the node's addresses, and routes: a packet of the node itself is routed
+    before it is translated, and without a default route it would not leave."""
     for address in view.me.addresses:
-        yield NftTable(_ip(is_v6(address)), TABLE, _body(view, address))
+        v6 = is_v6(address)
+        yield NftTable(_ip(v6), TABLE, _body(view, address))
+        for cidr in _of(view.network.proxy.service_cidrs, v6):
+            yield Route(cidr, dev=view.facts.uplink, scope_link=not v6)
+
+
+def serve(view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
+    """One Service's part; all its ports together, since they share its address."""
+    for port in ports:
+        yield from elements(view, port)
+
+
+def hairpin(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
+    """Nothing: a pod that reaches itself through the proxy sees the node."""
+    return iter(())
 
 
 def elements(view: NodeView, port: ServicePort) -> Iterator[Resource]:
-    """What one ServicePort adds; ports of one Service share its address, so a unit is a whole Service."""
+    """What one ServicePort adds."""
     if port.protocol not in PROTOCOLS or not view.me.address(port.cluster_ip):
         return
     ip = _ip(port.v6)
@@ -116,12 +132,12 @@ def elements(view: NodeView, port: ServicePort) -> Iterator[Resource]:
 
 
 def verdict(port: ServicePort, frontend: Frontend) -> str:
-    """What a new connection to one of its frontends meets."""
+    """What a new connection to one of its frontends meets; where clients have segments only the proxy can tell."""
     if not port.anywhere:
         return "goto refuse"
     if frontend.scope == "cluster":
-        return "goto led" if port.internal else "drop"
-    return "goto led" if port.external else "goto inside"
+        return "goto led" if port.segments or port.internal else "drop"
+    return "goto led" if port.segments or port.external else "goto inside"
 
 
 def problems(ports: Iterable[ServicePort]) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podnet.network.proxy.balancing import Ring, Table, identity
-from podnet.network.proxy.model import Endpoint, ServicePort
+from podnet.network.proxy.model import Endpoint, Segment, ServicePort
 
 A, B, C = (Endpoint(f"10.1.0.{number}", 80) for number in (1, 2, 3))
 PLAIN = ServicePort("default", "web", "", "tcp", False, "10.96.0.1", 80, internal=(A,), external=(B,), cluster=(A, B))
@@ -66,23 +66,23 @@ def test_affinity_moves_with_a_failure_and_when_the_endpoint_goes():
     assert ring.pick((A, B), "x", 1, affinity=10, tried=(A,)) == B
     assert ring.pick((A, B), "x", 2, affinity=10) == B
     assert ring.pick((A, C), "x", 3, affinity=10) in (A, C)
-    assert ring.affinities == {"x": ring.pick((A, C), "x", 4, affinity=10)}
+    assert ring.keep.endpoints == {"x": ring.pick((A, C), "x", 4, affinity=10)}
 
 
 def test_without_affinity_nothing_is_kept():
     ring = Ring()
     ring.pick((A, B), "x", 0)
-    assert ring.affinities == {}
+    assert ring.keep.endpoints == {}
 
 
 def test_what_is_over_is_forgotten():
     ring = Ring()
     ring.pick((A,), "old", 0, affinity=10)
     ring.pick((A,), "new", 5, affinity=10)
-    ring.expire((A, B), 10, 10)
-    assert ring.affinities == {"new": A}
-    ring.expire((B,), 10, 10)
-    assert ring.affinities == {}
+    ring.keep.expire({A.address, B.address}, 10, 10)
+    assert ring.keep.endpoints == {"new": A}
+    ring.keep.expire({B.address}, 10, 10)
+    assert ring.keep.endpoints == {}
 
 
 def table(*ports: ServicePort) -> Table:
@@ -110,9 +110,9 @@ def test_frontends_are_found_by_what_the_client_meant():
 
 def test_who_comes_from_where_gets_which_endpoints():
     (entry,) = table(PLAIN).entries
-    assert entry.among("cluster", True) == (A,)
-    assert entry.among("node", True) == (A, B)
-    assert entry.among("node", False) == (B,)
+    assert entry.among("cluster", True, "10.1.9.9") == (A,)
+    assert entry.among("node", True, "10.1.9.9") == (A, B)
+    assert entry.among("node", False, "1.1.1.1") == (B,)
 
 
 def test_who_is_inside():
@@ -128,9 +128,9 @@ def test_a_change_keeps_turns_and_affinities_of_what_stays():
     entry.ring.pick((A,), "x", 0, 10)
     made.update([msgspec.structs.replace(port, internal=(A, C), cluster=(A, C))], (), 1)
     assert list(made.entries) == [entry]
-    assert entry.ring.affinities == {"x": A}
+    assert entry.ring.keep.endpoints == {"x": A}
     made.update([msgspec.structs.replace(port, internal=(C,), cluster=(C,), external=(C,))], (), 2)
-    assert entry.ring.affinities == {}
+    assert entry.ring.keep.endpoints == {}
     made.update([], (), 3)
     assert made.find("tcp", "10.96.0.1", 80) is None
 
@@ -140,7 +140,7 @@ def test_affinities_end_by_themselves():
     (entry,) = made.entries
     entry.ring.pick((A,), "x", 0, 10)
     made.expire(10)
-    assert entry.ring.affinities == {}
+    assert entry.ring.keep.endpoints == {}
 
 
 def test_an_address_of_two_services_stays_with_the_first():
@@ -149,3 +149,50 @@ def test_an_address_of_two_services_stays_with_the_first():
     found = table(one, two).find("tcp", "1.2.3.4", 80)
     assert found
     assert identity(found[0].port) == identity(one)
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=6))
+def test_weights_are_kept_exactly_over_a_whole_turn(weights: list[int]):
+    among = tuple(Endpoint(f"10.1.0.{place}", 80, weight=weight) for place, weight in enumerate(weights))
+    ring = Ring()
+    counts = Counter(ring.pick(among, "x", 0) for _ in range(sum(weights)))
+    assert counts == {each: each.weight for each in among}
+
+
+def test_weights_are_mixed_and_a_failure_goes_elsewhere():
+    much, little = Endpoint("10.1.0.1", 80, weight=3), Endpoint("10.1.0.2", 80)
+    ring = Ring()
+    assert [ring.pick((much, little), "x", 0) for _ in range(4)] == [much, much, little, much]
+    assert ring.pick((much, little), "x", 0, tried=(much,)) == little
+
+
+def test_a_new_weight_does_not_move_those_who_stay():
+    ring = Ring()
+    ring.pick((B, C), "x", 0, affinity=10)
+    heavier = msgspec.structs.replace(B, weight=5)
+    assert ring.pick((A, heavier, C), "x", 1, affinity=10) == heavier
+
+
+def test_a_client_stays_with_its_pod_across_the_ports_of_a_service():
+    ends = tuple(Endpoint(each.address, 443) for each in (A, B, C))
+    plain = msgspec.structs.replace(PLAIN, internal=(A, B, C), affinity=10, affinity_of="default/web")
+    other = msgspec.structs.replace(plain, name="https", port=443, internal=ends, external=ends, cluster=ends)
+    made = table(plain, other)
+    first, second = made.entries
+    for client in ("x", "y", "z"):
+        one = first.ring.pick(plain.internal, client, 0, 10)
+        two = second.ring.pick(ends, client, 1, 10)
+        assert one
+        assert two
+        assert one.address == two.address
+    made.update([plain], (), 2)
+    assert len(first.ring.keep.endpoints) == 3
+
+
+def test_segments_have_endpoints_of_their_own():
+    segment = Segment(("10.1.7.0/24", "fd07::/64"), internal=(C,), external=(B, C), cluster=(A, C))
+    (entry,) = table(msgspec.structs.replace(PLAIN, segments=(segment,))).entries
+    assert entry.among("cluster", True, "10.1.7.9") == (C,)
+    assert entry.among("node", False, "10.1.7.9") == (B, C)
+    assert entry.among("node", True, "fd07::9") == (A, C)
+    assert entry.among("cluster", True, "10.1.8.9") == (A,)

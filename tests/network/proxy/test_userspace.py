@@ -24,7 +24,7 @@ WEB = ServicePort(
 
 
 def made(port: ServicePort, view: NodeView = VIEW) -> dict[tuple[str, str], str]:
-    found = [each for each in userspace.elements(view, port) if isinstance(each, Element)]
+    found = [each for each in userspace.serve(view, (port,)) if isinstance(each, Element)]
     assert all(each.table == userspace.TABLE for each in found)
     return {(each.set, each.element): each.value for each in found}
 
@@ -50,7 +50,7 @@ def test_one_element_leads_a_frontend_to_the_proxy():
 
 def test_ipv6_and_udp():
     port = changed(v6=True, cluster_ip="fd96::1", protocol="udp", internal=(E6,), external=(E6,), cluster=(E6,))
-    (first, second) = userspace.elements(VIEW, port)
+    (first, second) = userspace.serve(VIEW, (port,))
     assert first == Element("ip6", userspace.TABLE, "cluster-ips", "fd96::1")
     assert second == Element("ip6", userspace.TABLE, "services", "fd96::1 . 17 . 80", "goto led")
 
@@ -109,11 +109,11 @@ def test_what_it_cannot_do_is_left_out_and_said():
 def test_a_family_that_the_node_does_not_have():
     view = msgspec.structs.replace(VIEW, me=NodeInfo("node1", ("192.168.77.11",), ("10.244.1.0/24",)))
     assert made(changed(v6=True, cluster_ip="fd96::1"), view) == {}
-    assert [table.family for table in userspace.tables(view) if isinstance(table, NftTable)] == ["ip"]
+    assert [table.family for table in userspace.frame(view) if isinstance(table, NftTable)] == ["ip"]
 
 
 def body(view: NodeView, family: str) -> str:
-    return next(each.body for each in userspace.tables(view) if isinstance(each, NftTable) and each.family == family)
+    return next(each.body for each in userspace.frame(view) if isinstance(each, NftTable) and each.family == family)
 
 
 def test_the_tables_lead_to_the_nodes_own_address():
@@ -139,7 +139,7 @@ def test_the_proxy_is_told_where_to_listen_and_who_is_inside():
 
 
 def steps(before: ServicePort | None, now: ServicePort | None) -> Plan:
-    old, new = (state(r for r in userspace.elements(VIEW, port)) if port else {} for port in (before, now))
+    old, new = (state(r for r in userspace.serve(VIEW, (port,))) if port else {} for port in (before, now))
     return plan(new, old)
 
 
