@@ -130,6 +130,8 @@ def _chains(settings: Settings, ip: str, key: str) -> Iterator[str]:
     yield "  chain output {\n    type nat hook output priority -100; policy accept;\n    jump services\n  }\n"
     yield "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n"
     yield f"    ct status dnat {ip} saddr . {ip} daddr @hairpins masquerade fully-random\n"
+    if not settings.v6:
+        yield "    ct status dnat ip saddr 127.0.0.0/8 masquerade fully-random\n"
     clear = f"meta mark set meta mark & {0xFFFFFFFF ^ MASQUERADE:#x}"
     yield f"    meta mark & {MASQUERADE:#x} == {MASQUERADE:#x} {clear} masquerade fully-random\n"
     yield f"    ct status dnat {ip} saddr != {pods} ct original {ip} daddr @cluster-ips masquerade fully-random\n  }}\n"
@@ -160,10 +162,11 @@ def elements(
     for frontend in frontends(port, node_addresses):
         key = f"{frontend.address} . {PROTOCOLS[port.protocol]} . {frontend.port}"
         inner = frontend.scope == "cluster"
-        if everywhere if inner else not port.external_local:
+        bit = MASQUERADE if (everywhere if inner else not port.external_local) else 0
+        if bit:
             yield _member(ip, "masqueraded", key)
         if inner or not port.external_local:
-            yield from _lead(ip, port, key, "services", port.internal if inner else port.external)
+            yield from _lead(ip, port, key, "services", port.internal if inner else port.external, bit)
         else:
             yield Element(ip, TABLE, "services", key, "goto local")
             yield from _lead(ip, port, key, "inside", port.cluster)
@@ -182,8 +185,10 @@ def frontends(port: ServicePort, node_addresses: Iterable[str]) -> Iterator[Fron
             yield frontend
 
 
-def _lead(ip: str, port: ServicePort, key: str, where: str, endpoints: tuple[Endpoint, ...]) -> Iterator[Resource]:
-    """Where a key leads, and the endpoints behind it."""
+def _lead(
+    ip: str, port: ServicePort, key: str, where: str, endpoints: tuple[Endpoint, ...], bit: int = 0
+) -> Iterator[Resource]:
+    """Where a key leads, and the endpoints behind it. With affinity the mark is the id, and `bit` stays in it."""
     outer = where == "outside"
     if not endpoints:
         yield Element(ip, TABLE, where, key, "goto lost" if port.anywhere else "goto none")
@@ -197,11 +202,11 @@ def _lead(ip: str, port: ServicePort, key: str, where: str, endpoints: tuple[End
         return
     yield Element(ip, TABLE, where, key, f"goto {'t' if outer else 's'}{port.affinity}")
     yield Element(ip, TABLE, "outside-picks" if outer else "picks", key, f"jump {'l' if outer else 'k'}{len(slots)}")
-    marks = ids(port.endpoints)
+    marks = {endpoint: _mark(number | bit) for endpoint, number in ids(port.endpoints).items()}
     for slot, endpoint in enumerate(slots):
-        yield Element(ip, TABLE, "outside-ids" if outer else "ids", f"{key} . {slot}", _mark(marks[endpoint]))
+        yield Element(ip, TABLE, "outside-ids" if outer else "ids", f"{key} . {slot}", marks[endpoint])
     for endpoint in endpoints:
-        yield Element(ip, TABLE, "sticky", f"{key} . {_mark(marks[endpoint])}", _target(endpoint))
+        yield Element(ip, TABLE, "sticky", f"{key} . {marks[endpoint]}", _target(endpoint))
 
 
 def spread(endpoints: tuple[Endpoint, ...]) -> Iterator[Endpoint]:
