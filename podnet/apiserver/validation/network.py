@@ -5,12 +5,15 @@ Every message says what to write instead. A backend's own options are judged by 
 
 from __future__ import annotations
 
+from itertools import product
+
 from podnet.apiserver.validation import rules
 from podnet.apiserver.validation.rules import Causes, Network, unsupported, wrong
 from podnet.network import backends
-from podnet.objects.network import NETWORK_NAME, NetworkConfig, NodeMask
+from podnet.objects.network import NETWORK_NAME, NetworkConfig, NodeMask, ProxySpec
 
 ATTACHMENTS = ("bridge", "ptp")
+PROXY_MODES = ("nftables", "iptables", "userspace", "ipvs", "none")
 MTU = (576, 65535)
 NODE_BITS = 16  # at most 2^16 nodes' ranges in one cluster range, as upstream's allocator
 SMALLEST = {4: 30, 6: 126}  # a range of four addresses: network, gateway, one pod, broadcast
@@ -40,11 +43,25 @@ def network_config(new: NetworkConfig) -> Causes:
         yield wrong("spec.mtu", spec.mtu, f"must be 0 (derived) or between {MTU[0]} and {MTU[1]}, inclusive")
     if any(network.version == 6 for network in networks) and 0 < spec.mtu < 1280:
         yield wrong("spec.mtu", spec.mtu, "must be 0 (derived) or at least 1280, the least that IPv6 works with")
+    yield from _proxy(spec.proxy, networks)
     if spec.backend.get("type", "vxlan") not in backends.BACKENDS:
         yield unsupported("spec.backend.type", spec.backend["type"], backends.BACKENDS)
         return
     for field, message in backends.validate(spec.backend):
         yield wrong(f"spec.backend.{field}", spec.backend.get(field, ""), message)
+
+
+def _proxy(spec: ProxySpec, pods: list[Network]) -> Causes:
+    if spec.mode not in PROXY_MODES:
+        yield unsupported("spec.proxy.mode", spec.mode, PROXY_MODES)
+    for index, value in enumerate(spec.node_port_addresses):
+        yield from rules.cidr(f"spec.proxy.nodePortAddresses[{index}]", value)
+    networks, causes = rules.cidrs("spec.proxy.serviceCIDRs", spec.service_cidrs)
+    yield from causes
+    for network, other in product(networks, pods):
+        if network.overlaps(other):
+            field = f"spec.proxy.serviceCIDRs[{spec.service_cidrs.index(str(network))}]"
+            yield wrong(field, str(network), f"overlaps the pods' range {other}: give Services a range of their own")
 
 
 def _usable(field: str, network: Network) -> Causes:
