@@ -100,7 +100,8 @@ def _begin(connection: socket.socket, ask: Ask) -> None:
     with suppress(BlockingIOError):
         connection.connect((ask.host, ask.port))
     if ask.protocol == "udp":
-        connection.send(b"?")
+        with suppress(PermissionError):  # dropped on the way out; a refusal still comes
+            connection.send(b"?")
 
 
 def _end(connection: socket.socket, began: float) -> Answer:

@@ -367,6 +367,8 @@ def _outside(live: LiveLab) -> Iterator[str]:
         configure(path, ["link set lo up", "link set eth0 up", *addresses, *routes])
         for line in ways:
             live.run(path, f"ip {line}")
+        for place in (*(node.netns for node in live.lab.nodes), path):  # kernels send one ICMP error a second
+            live.run(place, "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
         for node in live.lab.nodes:
             gateways = OUTSIDE["outside"]
             configure(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from podnet.network.proxy import flows, nftables
+from podnet.network.proxy import flows, nft_chains, nftables
 from podnet.network.proxy.model import ServicePort
 from podnet.network.view import Attachment, NodeView, base_address, is_v6
 from podnet.state.host import Action, Sysctl
@@ -41,9 +41,11 @@ class Nftables:
         """A table and routes for each family of the cluster; 127.0.0.1 may be led to pods."""
         proxy = view.network.proxy
         for v6 in families(view):
-            pods = tuple(cidr for cidr in view.network.pod_cidrs if is_v6(cidr) == v6)
-            ranges = tuple(cidr for cidr in proxy.service_cidrs if is_v6(cidr) == v6)
-            yield nftables.table(nftables.Settings(v6, pods, view.affinities, ranges))
+            pods, own, ranges = (
+                tuple(cidr for cidr in cidrs if is_v6(cidr) == v6)
+                for cidrs in (view.network.pod_cidrs, view.me.pod_cidrs, proxy.service_cidrs)
+            )
+            yield nftables.table(nftables.Settings(v6, pods, own, view.affinities, ranges))
             # A packet of the node itself is routed before it is translated: without a default route it would not leave.
             yield from (Route(cidr, dev=view.facts.uplink, scope_link=not v6) for cidr in ranges)
             if not v6:
