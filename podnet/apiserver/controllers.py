@@ -136,10 +136,12 @@ class Controllers:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._registry.now()
             pods: list[Pod] = list(self._objects["pods"].values())
+            heartbeats = self._heartbeats(now)
             actions = [
                 *sweeping.orphans(pods, self._gone(pods, now)),
                 *sweeping.surplus(pods),
-                *sweeping.silent(self._objects["nodes"].values(), self._heartbeats(now)),
+                *sweeping.silent(self._objects["nodes"].values(), heartbeats),
+                *sweeping.stranded(pods, heartbeats),
                 *self._old_events(now),
                 *self._drain(),
             ]

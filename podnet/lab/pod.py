@@ -25,6 +25,7 @@ from podnet.lab.containers import ContainerLife, Host, Waiting, grace_of, runs
 from podnet.lab.libcni import TRY_AGAIN, PluginError
 from podnet.lab.sandbox import Sandbox, Sandboxes, read
 from podnet.lab.status import ContainerReport, PodReport, index, pod_status, unix
+from podnet.network.controllers.sweeping import NODE_NOT_READY
 from podnet.objects.core import Container, Pod
 from podnet.objects.kinds import PODS
 
@@ -61,6 +62,9 @@ class PodLife:
     def update(self, pod: Pod) -> None:
         """Take a newer version of the object; a deletion, or a shorter grace, counts at once."""
         self.pod = pod
+        if self._sent and any(condition.reason == NODE_NOT_READY for condition in pod.status.conditions):
+            self._sent = {}  # someone took this node for dead
+            self._changed()
         if pod.metadata.deletion_timestamp:
             grace = pod.metadata.deletion_grace_period_seconds
             self.end(grace_of(pod) if grace is None else grace)

@@ -147,6 +147,18 @@ async def test_a_silent_node_becomes_unknown(swept: Api) -> None:
     assert condition((await swept.get(NODES.path("", "n2")))[1], "Ready")["status"] == "True", "it never had a lease"
 
 
+async def test_pods_of_a_silent_node_are_not_ready(swept: Api) -> None:
+    renewed = swept.registry.now().isoformat().replace("+00:00", "Z")
+    await swept.create(NODES, make.node("n1"))
+    await swept.create(LEASES, make.lease("n1", renewTime=renewed, holderIdentity="n1"))
+    await swept.create(PODS, make.pod(nodeName="n1"))
+    status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+    await swept.patch(f"{PODS.path('default', 'web')}/status", status, "strategic-merge-patch")
+    await sweep(swept, 41)
+    pod = await found(swept, PODS.path("default", "web"), lambda pod: condition(pod, "Ready")["status"] == "False")
+    assert condition(pod, "Ready")["reason"] == "NodeNotReady"
+
+
 async def test_pods_of_a_node_that_is_gone_are_removed_after_a_while(swept: Api) -> None:
     await swept.create(PODS, make.pod(nodeName="gone"))
     for _ in range(2):

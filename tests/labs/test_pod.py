@@ -21,7 +21,7 @@ from podnet.lab.libcni import TRY_AGAIN, PluginError
 from podnet.lab.pod import PodLife
 from podnet.lab.process import Command
 from podnet.lab.sandbox import Sandbox, read, save
-from podnet.objects.core import Pod
+from podnet.objects.core import Condition, Pod, PodStatus
 from tests.labs.values import container, exists, pod, read_text, until
 
 pytestmark = pytest.mark.usefixtures("shim")
@@ -179,6 +179,20 @@ async def test_a_pod_gets_ready(world: World) -> None:
     assert status["hostIP"] == "192.168.77.11"
     assert [each["name"] for each in status["containerStatuses"]] == ["one", "two"]
     assert set(world.api.uids) == {"uid-web"}
+
+
+async def test_a_pod_whose_node_was_taken_for_dead_says_that_it_is_ready(world: World) -> None:
+    life = world.life(pod())
+    async with world.living(life):
+        await until(is_ready(world))
+        said = len(world.api.statuses)
+        lost = PodStatus(phase="Running", conditions=(Condition("Ready", "False", "NodeNotReady"),))
+        life.update(msgspec.structs.replace(life.pod, status=lost))
+        await until(lambda: len(world.api.statuses) > said)
+        assert world.api.condition("Ready")["status"] == "True"
+        life.update(msgspec.structs.replace(life.pod, status=PodStatus(phase="Running")))
+        await asyncio.sleep(0.05)
+        assert len(world.api.statuses) == said + 1
 
 
 async def test_a_pod_that_ends_well(world: World) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from podnet.network.controllers.actions import Delete, Finalize, Patch, Report
 from podnet.network.controllers.namespaces import Content, drain
-from podnet.network.controllers.sweeping import orphans, silent, surplus
+from podnet.network.controllers.sweeping import NODE_NOT_READY, orphans, silent, stranded, surplus
 from podnet.objects.core import Condition, Namespace, Node, NodeStatus, Pod, PodSpec, PodStatus
 from podnet.objects.kinds import CONFIGMAPS, PODS
 from podnet.objects.meta import ObjectMeta
@@ -70,3 +71,18 @@ def test_a_silent_node_is_no_longer_known_to_be_ready(ready: str | None, age: fl
         assert patch.document["status"]["conditions"][0]["status"] == "Unknown"
         assert isinstance(report, Report)
         assert report.reason == "NodeNotReady"
+
+
+@pytest.mark.parametrize(
+    ("on", "ready", "lost"), [("silent", "True", True), ("silent", "False", False), ("n1", "True", False)]
+)
+def test_pods_of_a_silent_node_are_no_endpoints(on: str, ready: str, lost: bool) -> None:
+    status = PodStatus(phase="Running", conditions=(Condition(type="Ready", status=ready), Condition(type="Else")))
+    pods = [replace(pod("a", on=on), status=status), pod("b", on=on)]
+    actions = list(stranded(pods, {"silent": 41.0, "n1": 40.0}))
+    assert [action.name for action in actions if isinstance(action, Patch)] == (["a"] if lost else [])
+    for action in actions:
+        assert isinstance(action, Patch)
+        (condition,) = action.document["status"]["conditions"]
+        assert (condition["type"], condition["status"], condition["reason"]) == ("Ready", "False", NODE_NOT_READY)
+        assert action.subresource == "status"
