@@ -124,7 +124,7 @@ class NodeView(Value, frozen=True):
     """All that the features of one node are computed from.
 
     `mtu` is what the schemes in use leave to a pod's packet; `services` holds each Service's ports by (namespace,
-    name), and `affinities` the seconds of affinity that some Service asks for.
+    name), `affinities` the seconds of affinity that some Service asks for, and `retries` whether one asks for those.
     """
 
     me: NodeInfo
@@ -135,6 +135,7 @@ class NodeView(Value, frozen=True):
     mtu: int = 0
     services: Mapping[tuple[str, str], tuple[ServicePort, ...]] = {}
     affinities: tuple[int, ...] = ()
+    retries: bool = False
 
     def narrowed(self, backend: Mapping[str, str | int | bool], peers: Iterable[NodeInfo]) -> NodeView:
         """The same view as if the cluster used `backend` and only these peers existed."""

@@ -15,7 +15,7 @@ from podnet.network.backends import validate
 from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
 from podnet.network.proxy.model import Place, ServicePort
-from podnet.network.proxy.service_ports import affinity, owner, service_ports
+from podnet.network.proxy.service_ports import affinity, owner, retried, service_ports
 from podnet.network.proxy.splitting import in_force
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
 from podnet.objects.cluster import Cluster, Key
@@ -66,7 +66,8 @@ def view(
     peers = recall(memo, "peers", (cluster.nodes, me.addresses, me.pod_cidrs), lambda: _peers(cluster, me, memo))
     services = _services(cluster, node, memo) if network.proxy.mode != "none" else {}
     affinities = recall(memo, "affinities", (cluster.services,), lambda: _affinities(cluster))
-    return NodeView(me, peers, network, facts, attachments, services=services, affinities=affinities)
+    retries = recall(memo, "retries", (cluster.services,), lambda: any(map(retried, cluster.services.values())))
+    return NodeView(me, peers, network, facts, attachments, services=services, affinities=affinities, retries=retries)
 
 
 def _services(cluster: Cluster, node: Node, memo: Memo) -> Mapping[Key, tuple[ServicePort, ...]]:

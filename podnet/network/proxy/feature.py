@@ -45,7 +45,7 @@ class Nftables:
                 tuple(cidr for cidr in cidrs if is_v6(cidr) == v6)
                 for cidrs in (view.network.pod_cidrs, view.me.pod_cidrs, proxy.service_cidrs)
             )
-            yield nftables.table(nftables.Settings(v6, pods, own, view.affinities, ranges))
+            yield nft_chains.table(nft_chains.Settings(v6, pods, own, view.affinities, ranges, view.retries))
             # A packet of the node itself is routed before it is translated: without a default route it would not leave.
             yield from (Route(cidr, dev=view.facts.uplink, scope_link=not v6) for cidr in ranges)
             if not v6:

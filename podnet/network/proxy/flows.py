@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from podnet.network.proxy.nftables import PROTOCOLS, TABLE
+from podnet.network.proxy.nft_chains import TABLE
+from podnet.network.proxy.nftables import PROTOCOLS
 from podnet.state.host import ForgetFlows
 from podnet.state.nft import Element
 from podnet.state.plan import Plan
 
 UDP = PROTOCOLS["udp"]
-_LEADING = ("endpoints", "outside-endpoints", "sticky")
+_LEADING = ("endpoints", "routed", "targets")
 _FIRST = ("services",)
 
 

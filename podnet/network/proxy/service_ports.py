@@ -118,7 +118,7 @@ def _service_port(
         external=local if external_local else cluster,
         cluster=cluster,
         segments=tuple(_segments(split, found, v6, internal_local, external_local, (everywhere, here))),
-        retry=service.metadata.annotations.get(RETRY_ANNOTATION) == "true",
+        retry=retried(service),
         anywhere=bool(cluster),
     )
 
@@ -172,6 +172,11 @@ def affinity(service: Service) -> int:
     config = service.spec.session_affinity_config
     seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
     return AFFINITY_SECONDS if seconds is None else seconds
+
+
+def retried(service: Service) -> bool:
+    """Whether a connection that fails goes to another endpoint."""
+    return service.metadata.annotations.get(RETRY_ANNOTATION) == "true"
 
 
 def _affinity_of(service: Service, port: services.ServicePort) -> str:

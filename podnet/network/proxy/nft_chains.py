@@ -1,0 +1,208 @@
+"""The static part of mode nftables: sets and maps without elements, and the chains that ask them.
+
+All chains are of type nat, refusals included, so packets of established connections pass none of them. Scratch
+registers, of a connection's first packet only: the bit MASQUERADE of its mark, until postrouting; and its priority,
+which holds a lane or an endpoint's id (nftables.py) and means nothing to a packet that is forwarded, since the kernel
+sets it anew. With affinity the mark holds the Service's number for a moment.
+
+Affinity: `sticky-<side>-<seconds>` looks for the client's id in `affinity-<seconds>`. An id that leads nowhere any more
+is forgotten and another one picked, so an endpoint that goes releases its clients by itself.
+
+Retries, all in the kernel: a refusal (RST and ACK with sequence 0) from an endpoint of such a Service is dropped on its
+way back, and an unanswered attempt is forgotten after a second, so the client's own repetition of its SYN is picked for
+anew. `attempts` knows which endpoint it was the time before: that one is ejected for a while, and whoever picks it
+picks again, three times at most, so that even with all of them ejected somebody is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from podnet.network.value import Value
+from podnet.state.nft import NftTable
+from podnet.state.resource import TABLE_PREFIX
+
+TABLE = f"{TABLE_PREFIX}services"
+FAMILIES = {False: "ip", True: "ip6"}
+
+MASQUERADE = 0x8000
+"""The mark's bit that says: leave with the node's own address. kube-proxy's 0x4000 stays free."""
+
+SIZES = (*range(1, 129), *(1 << bits for bits in range(10, 17)))
+"""Numbers of slots that there are chains for."""
+
+EJECTED_SECONDS = 10
+"""How long an endpoint that did not answer is passed over."""
+
+_TRANSPORT = "meta l4proto { 6, 17, 132 }"  # nft demands a protocol before it translates ports
+_TYPES = {False: "ipv4_addr", True: "ipv6_addr"}
+_OUTER, _INNER = "0001:4001", "0001:0001"  # as nftables.number spells lanes OUTER and 0
+
+
+class Settings(Value, frozen=True):
+    """What the static part depends on, for one family.
+
+    `pods` are the cluster's ranges and `own` this node's, `timeouts` the affinities in use (seconds), `service_cidrs` where an address that
+    no Service has is dropped; `retries`: some Service asks for them.
+    """
+
+    v6: bool
+    pods: tuple[str, ...]
+    own: tuple[str, ...]
+    timeouts: tuple[int, ...] = ()
+    service_cidrs: tuple[str, ...] = ()
+    retries: bool = False
+
+
+def table(settings: Settings) -> NftTable:
+    """The chains and the declarations of sets and maps."""
+    ip = FAMILIES[settings.v6]
+    key = f"{ip} daddr . meta l4proto . th dport"
+    return NftTable(ip, TABLE, "".join((*_sets(settings, ip, key), *_chains(settings, ip, key))))
+
+
+def _sets(settings: Settings, ip: str, key: str) -> Iterator[str]:
+    target = f"{ip} daddr . th dport"
+    for name in ("services", "inside", "defaults"):
+        yield f"  map {name} {{ typeof {key} : verdict; }}\n"
+    yield f"  map endpoints {{ typeof {key} . numgen random mod 2 : {target}; }}\n"
+    for name in ("segments", "outer-segments"):
+        yield f"  map {name} {{ typeof {key} . {ip} saddr : meta priority; flags interval; }}\n"
+    for name in ("lanes", "picks"):
+        yield f"  map {name} {{ typeof {key} . meta priority : verdict; }}\n"
+    yield f"  map routed {{ typeof {key} . meta priority . numgen random mod 2 : {target}; }}\n"
+    yield f"  map ids {{ typeof {key} . meta priority . numgen random mod 2 : meta priority; }}\n"
+    yield f"  map targets {{ typeof {key} . meta priority : {target}; }}\n"
+    yield f"  map numbers {{ typeof {key} : meta mark; }}\n"
+    yield f"  set cluster-ips {{ type {_TYPES[settings.v6]}; }}\n"
+    for name in ("masqueraded", "guarded"):
+        yield f"  set {name} {{ typeof {key}; }}\n"
+    yield f"  set allowed {{ typeof {key} . {ip} saddr; flags interval; }}\n"
+    yield f"  set hairpins {{ typeof {ip} saddr . {ip} daddr; }}\n"
+    yield f"  set retried {{ typeof {ip} saddr . th sport; }}\n"
+    for seconds in settings.timeouts:
+        # The address comes last, since nft 1.0.6 aborts on a map statement whose key has an IPv6 address before that.
+        yield f"  map affinity-{seconds} {{ typeof meta mark . {ip} saddr : meta priority; "
+        yield f"flags dynamic,timeout; timeout {seconds}s; size 1048576; }}\n"
+    if settings.retries:
+        yield f"  map attempts {{ typeof th sport . {ip} saddr : meta priority; "
+        yield "flags dynamic,timeout; timeout 4s; size 1048576; }\n"
+        yield f"  set ejected {{ typeof meta priority; flags dynamic,timeout; timeout {EJECTED_SECONDS}s; "
+        yield "size 65536; }\n"
+        yield f"  ct timeout retry {{ protocol tcp; l3proto {ip}; policy = {{ syn_sent : 1 }}; }}\n"
+
+
+def _chains(settings: Settings, ip: str, key: str) -> Iterator[str]:
+    # An ICMP refusal that comes while connect() still holds the socket is heard only at the next SYN, a second later.
+    yield from _chain("none", "meta l4proto tcp reject with tcp reset", "reject")
+    yield from _chain("lost", "drop")
+    for size in SIZES:
+        pick = f"numgen random mod {size} map"
+        yield from _chain(f"n{size}", f"{_TRANSPORT} dnat {ip} to {key} . {pick} @endpoints")
+        yield from _chain(f"r{size}", f"{_TRANSPORT} dnat {ip} to {key} . meta priority . {pick} @routed")
+        yield from _chain(f"k{size}", f"meta priority set {key} . meta priority . {pick} @ids")
+    mark = f"meta mark set meta mark | {MASQUERADE:#x}"
+    yield from _chain("target", f"{_TRANSPORT} dnat {ip} to {key} . meta priority map @targets")
+    yield from _chain("known", "meta mark set 0x0", f"{key} @masqueraded {mark}", "goto target")
+    for side, lane in (("inside", _INNER), ("outside", _OUTER)):
+        for seconds in settings.timeouts:
+            yield from _sticky(ip, key, seconds, side, lane)
+        if settings.retries:
+            yield from _retrying(ip, key, side, lane)
+    yield from _chain(
+        "lanes",
+        f"meta priority set {key} . {ip} saddr map @segments {key} . meta priority vmap @lanes",
+        f"{key} vmap @defaults",
+    )
+    # A pod of another node keeps its address, so only an endpoint of this node answers it past the translation.
+    yield from _chain(
+        "local",
+        f"{ip} saddr {_set(settings.own)} {key} vmap @inside",
+        f"fib saddr type local {mark} {key} vmap @inside",
+        f"meta priority set {key} . {ip} saddr map @outer-segments {key} . meta priority vmap @lanes",
+        f"meta priority set {_OUTER} {key} . meta priority vmap @lanes",
+    )
+    yield from _chain(
+        "services",
+        f"{key} @guarded {key} . {ip} saddr != @allowed goto lost",
+        f"{key} @masqueraded {mark}",
+        f"{key} vmap @services",
+        f"{ip} daddr @cluster-ips goto none",
+        *((f"{ip} daddr {_set(settings.service_cidrs)} drop",) if settings.service_cidrs else ()),
+    )
+    yield from _hooks(settings, ip)
+
+
+def _sticky(ip: str, key: str, seconds: int, side: str, lane: str) -> Iterator[str]:
+    """A known client goes where it went, if that is still there; else it is forgotten and gets an endpoint anew."""
+    client = f"meta mark . {ip} saddr"
+    memory = f"@affinity-{seconds} {{ {client} : meta priority }}"
+    number = f"meta mark set {key} map @numbers"
+    yield from _chain(
+        f"sticky-{side}-{seconds}",
+        number,
+        f"meta priority set {client} map @affinity-{seconds} update {memory} jump known",
+        number,
+        f"delete {memory}",
+        f"meta priority set {lane}",
+        f"{key} . meta priority vmap @picks",
+        f"update {memory}",
+        "goto known",
+    )
+
+
+def _retrying(ip: str, key: str, side: str, lane: str) -> Iterator[str]:
+    """Whoever comes again from the same port within seconds got no answer: that endpoint is passed over."""
+    client = f"th sport . {ip} saddr"
+    again = (f"meta priority set {lane}", f"{key} . meta priority vmap @picks")
+    yield from _chain(f"again-{side}", *again)
+    yield from _chain(
+        f"retry-{side}",
+        f"meta priority set {client} map @attempts update @ejected {{ meta priority }}",
+        *again,
+        *(f"meta priority @ejected jump again-{side}" for _ in range(3)),
+        f"delete @attempts {{ {client} : meta priority }}",
+        f"update @attempts {{ {client} : meta priority }}",
+        'ct timeout set "retry"',
+        "goto target",
+    )
+
+
+def _hooks(settings: Settings, ip: str) -> Iterator[str]:
+    # 127.0.0.1 is for the node itself; `guard` keeps others from it, now that route_localnet is on.
+    stranger = () if settings.v6 else ('iifname != "lo" ip daddr 127.0.0.0/8 return',)
+    clear = f"meta mark set meta mark & {0xFFFFFFFF ^ MASQUERADE:#x}"
+    offered = f"{ip} saddr != {_set(settings.pods)} ct original {ip} daddr @cluster-ips"
+    yield from _hook("prerouting", "nat hook prerouting priority dstnat", *stranger, "jump services")
+    yield from _hook("output", "nat hook output priority -100", "jump services")
+    yield from _hook(
+        "postrouting",
+        "nat hook postrouting priority srcnat",
+        f"ct status dnat {ip} saddr . {ip} daddr @hairpins masquerade fully-random",
+        *(() if settings.v6 else ("ct status dnat ip saddr 127.0.0.0/8 masquerade fully-random",)),
+        f"meta mark & {MASQUERADE:#x} == {MASQUERADE:#x} {clear} masquerade fully-random",
+        f"ct status dnat {offered} masquerade fully-random",
+    )
+    if not settings.v6:
+        guard = 'iifname != "lo" ip daddr 127.0.0.0/8 ct direction original drop'
+        yield from _hook("guard", "filter hook input priority filter", guard)
+    if settings.retries:
+        # Seen by connection tracking before, so the repeated SYN opens a new flow (tcp_new state after CLOSE).
+        refusal = f"tcp flags & (rst | ack) == rst | ack tcp sequence 0 {ip} saddr . th sport @retried"
+        for hook in ("forward", "input"):
+            rule = f"ct direction reply ct status dnat {refusal} drop"
+            yield from _hook(f"refusals-{hook}", f"filter hook {hook} priority filter", rule)
+
+
+def _hook(name: str, where: str, *rules: str) -> Iterator[str]:
+    yield from _chain(name, f"type {where}; policy accept;", *rules)
+
+
+def _set(words: tuple[str, ...]) -> str:
+    return f"{{ {', '.join(words)} }}"
+
+
+def _chain(name: str, *rules: str) -> Iterator[str]:
+    yield f"  chain {name} {{\n"
+    yield from (f"    {rule}\n" for rule in rules)
+    yield "  }\n"
