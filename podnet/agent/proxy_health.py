@@ -1,0 +1,150 @@
+"""The HTTP that load balancers and kube-proxy's monitoring ask: health check node ports, 10256 and 10249.
+
+Each health check node port is a listener that comes and goes with its Service. All of them are one application, which
+tells them apart by the port a question came in at. A port that is taken is reported and tried again at every update.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import msgspec
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from podnet.agent import proxy_metrics
+from podnet.agent.proxy_metrics import Pulse
+from podnet.network.proxy import health
+from podnet.network.proxy.health import Answer, HealthCheck
+from podnet.network.view import Problem
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+Place = tuple[str, int]
+
+HEALTHZ, METRICS = ("", 10256), ("127.0.0.1", 10249)
+"""Where kube-proxy listens; "" is every address of the node."""
+
+
+class HealthServers:
+    """The listeners of health check node ports, at `host` ("": every address). `healthy()`: whether the proxy works."""
+
+    def __init__(self, healthy: Callable[[], bool], host: str = "") -> None:
+        self.problems: tuple[Problem, ...] = ()
+        self._healthy = healthy
+        self._host = host
+        self._checks: dict[int, HealthCheck] = {}
+        self._sites: dict[int, web.TCPSite] = {}
+        self._runner: web.AppRunner | None = None
+
+    async def update(self, checks: Iterable[HealthCheck]) -> None:
+        """Serve these from now on, and no others."""
+        self._checks = {check.port: check for check in checks}
+        for port in self._sites.keys() - self._checks.keys():
+            await self._sites.pop(port).stop()
+        problems = []
+        for port in sorted(self._checks.keys() - self._sites.keys()):
+            try:
+                await self._listen(port)
+            except OSError as error:
+                problems.append(_taken(self._checks[port], error))
+        self.problems = tuple(problems)
+
+    async def close(self) -> None:
+        """Serve nothing."""
+        self._sites.clear()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _listen(self, port: int) -> None:
+        if self._runner is None:
+            self._runner = await _runner([web.get("/{path:.*}", self._answer)])
+        site = web.TCPSite(self._runner, self._host or None, port)
+        try:
+            await site.start()
+        except OSError:
+            await site.stop()
+            raise
+        self._sites[port] = site
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        assert request.transport
+        check = self._checks.get(request.transport.get_extra_info("sockname")[1])
+        if check is None:
+            return web.Response(status=404)
+        return _response(health.answer(check, self._healthy()))
+
+
+async def serve(
+    pulse: Pulse,
+    eligible: Callable[[], bool],
+    mode: Callable[[], str],
+    settings: Callable[[], Mapping[str, object]],
+    healthz: Place | None = HEALTHZ,
+    metrics: Place | None = METRICS,
+    clock: Callable[[], float] = time.time,
+) -> list[web.AppRunner]:
+    """Start the servers whose place is not None; raises OSError when a port is taken. `cleanup` each at the end."""
+    runners = []
+    for place, routes in ((healthz, _health(pulse, eligible, clock)), (metrics, _monitoring(mode, settings))):
+        if place is not None:
+            runners.append(await _runner(routes))
+            try:
+                await web.TCPSite(runners[-1], place[0] or None, place[1]).start()
+            except OSError:
+                for runner in runners:
+                    await runner.cleanup()
+                raise
+    return runners
+
+
+def _health(pulse: Pulse, eligible: Callable[[], bool], clock: Callable[[], float]) -> list[web.RouteDef]:
+    async def healthz(_: web.Request) -> web.Response:
+        found = health.healthz(pulse.progress, clock(), eligible())
+        proxy_metrics.HEALTHZ.labels(found.status).inc()
+        return _response(found)
+
+    async def livez(_: web.Request) -> web.Response:
+        found = health.livez(pulse.progress, clock())
+        proxy_metrics.LIVEZ.labels(found.status).inc()
+        return _response(found)
+
+    return [web.get("/healthz", healthz), web.get("/livez", livez)]
+
+
+def _monitoring(mode: Callable[[], str], settings: Callable[[], Mapping[str, object]]) -> list[web.RouteDef]:
+    async def metrics(_: web.Request) -> web.Response:
+        body = generate_latest(proxy_metrics.REGISTRY)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def proxy_mode(_: web.Request) -> web.Response:
+        return web.Response(text=mode())
+
+    async def configz(_: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(settings()), content_type="application/json")
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    pages = {"/metrics": metrics, "/proxyMode": proxy_mode, "/configz": configz, "/healthz": healthz}
+    return [web.get(path, handler) for path, handler in pages.items()]
+
+
+async def _runner(routes: Iterable[web.RouteDef]) -> web.AppRunner:
+    app = web.Application()
+    app.add_routes(routes)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    return runner
+
+
+def _response(found: Answer) -> web.Response:
+    return web.Response(status=found.status, headers=dict(found.headers), body=found.body.encode())
+
+
+def _taken(check: HealthCheck, error: OSError) -> Problem:
+    message = f"healthCheckNodePort {check.port} can't be served on this node: {error.strerror or error}"
+    name = f"Service/{check.namespace}/{check.service}"
+    return Problem(name, "HealthCheckPortTaken", message, "spec.healthCheckNodePort")

@@ -1,0 +1,111 @@
+"""kube-proxy's metrics under kube-proxy's names, for dashboards and alerts that exist; served on port 10249.
+
+`Pulse` is where the agent says what happens to Services: `queued` when a change of Services, slices or settings came,
+`synced` after each pass that had them, which also feeds the health servers (agent/proxy_health.py).
+Source: k8s.io/kubernetes pkg/proxy/metrics/metrics.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from podnet.network.proxy.health import Progress
+
+REGISTRY = CollectorRegistry()
+
+FAMILIES = {False: "IPv4", True: "IPv6"}
+_SYNC = tuple(0.001 * 2**power for power in range(15))
+_PROGRAMMING = (0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
+_FAMILY = ["ip_family"]
+
+
+def _name(name: str) -> str:
+    return f"kubeproxy_{name}"
+
+
+def _histogram(name: str, text: str, buckets: Iterable[float] = _SYNC) -> Histogram:
+    return Histogram(_name(name), text, _FAMILY, registry=REGISTRY, buckets=tuple(buckets))
+
+
+def _gauge(name: str, text: str, labels: Iterable[str] = _FAMILY) -> Gauge:
+    return Gauge(_name(name), text, tuple(labels), registry=REGISTRY)
+
+
+def _counter(name: str, text: str, labels: Iterable[str] = _FAMILY) -> Counter:
+    return Counter(_name(name), text, tuple(labels), registry=REGISTRY)
+
+
+SYNC = _histogram("sync_proxy_rules_duration_seconds", "Time of a pass.")
+SYNC_FULL = _histogram("sync_full_proxy_rules_duration_seconds", "Time of a pass that read the whole kernel.")
+SYNC_PARTIAL = _histogram("sync_partial_proxy_rules_duration_seconds", "Time of a pass over what changed only.")
+PROGRAMMING = _histogram(
+    "network_programming_duration_seconds", "From the change in the cluster to the rules in the kernel.", _PROGRAMMING
+)
+LAST_SYNC = _gauge("sync_proxy_rules_last_timestamp_seconds", "When rules were last brought up to date.")
+LAST_QUEUED = _gauge("sync_proxy_rules_last_queued_timestamp_seconds", "When a change last came.")
+ENDPOINT_CHANGES_PENDING = _gauge("sync_proxy_rules_endpoint_changes_pending", "Slices not in the kernel yet.")
+ENDPOINT_CHANGES = _counter("sync_proxy_rules_endpoint_changes_total", "Slices that changed.")
+SERVICE_CHANGES_PENDING = _gauge("sync_proxy_rules_service_changes_pending", "Services not in the kernel yet.")
+SERVICE_CHANGES = _counter("sync_proxy_rules_service_changes_total", "Services that changed.")
+IPTABLES_RULES = _gauge("sync_proxy_rules_iptables_total", "Rules that there are.", ["table", "ip_family"])
+IPTABLES_LAST = _gauge("sync_proxy_rules_iptables_last", "Rules last written.", ["table", "ip_family"])
+IPTABLES_FAILURES = _counter("sync_proxy_rules_iptables_restore_failures_total", "Restores that failed.")
+IPTABLES_PARTIAL_FAILURES = _counter(
+    "sync_proxy_rules_iptables_partial_restore_failures_total", "Partial restores that failed."
+)
+NFTABLES_FAILURES = _counter("sync_proxy_rules_nftables_sync_failures_total", "Transactions that failed.")
+NFTABLES_CLEANUP_FAILURES = _counter("sync_proxy_rules_nftables_cleanup_failures_total", "Clean-ups that failed.")
+NO_LOCAL_ENDPOINTS = _gauge(
+    "sync_proxy_rules_no_local_endpoints_total",
+    "Services whose policy is Local and that have no endpoint here.",
+    ["ip_family", "traffic_policy"],
+)
+HEALTHZ = _counter("proxy_healthz_total", "Answers of /healthz.", ["code"])
+LIVEZ = _counter("proxy_livez_total", "Answers of /livez.", ["code"])
+CONNTRACK = _histogram("conntrack_reconciler_sync_duration_seconds", "Time of forgetting stale flows.")
+CONNTRACK_DELETED = _counter("conntrack_reconciler_deleted_entries_total", "Flows that were forgotten.")
+
+FAILURES: Mapping[str, Counter] = {"nftables": NFTABLES_FAILURES, "iptables": IPTABLES_FAILURES}
+"""By mode: what counts a pass that the kernel refused."""
+
+
+class Pulse:
+    """How far the kernel is behind the cluster. `families`: those of the cluster, as in FAMILIES; times in seconds."""
+
+    def __init__(self, families: Iterable[str] = ("IPv4", "IPv6")) -> None:
+        self.families = tuple(families)
+        self.progress = Progress()
+        self._triggers: list[float] = []
+
+    def queued(self, now: float, services: int = 0, endpoints: int = 0, triggers: Iterable[float] = ()) -> None:
+        """So many Services and slices changed; `triggers` are the slices' own times (health.trigger_time)."""
+        waiting = now if self.progress.waiting is None else self.progress.waiting
+        self.progress = Progress(waiting, self.progress.updated)
+        self._triggers += triggers
+        for family in self.families:
+            LAST_QUEUED.labels(family).set(now)
+            SERVICE_CHANGES.labels(family).inc(services)
+            SERVICE_CHANGES_PENDING.labels(family).inc(services)
+            ENDPOINT_CHANGES.labels(family).inc(endpoints)
+            ENDPOINT_CHANGES_PENDING.labels(family).inc(endpoints)
+
+    def synced(self, now: float, seconds: float, whole: bool) -> None:
+        """A pass of so many seconds brought all that was queued before it into the kernel."""
+        self.progress = Progress(None, now)
+        triggers, self._triggers = self._triggers, []
+        for family in self.families:
+            LAST_SYNC.labels(family).set(now)
+            SYNC.labels(family).observe(seconds)
+            (SYNC_FULL if whole else SYNC_PARTIAL).labels(family).observe(seconds)
+            SERVICE_CHANGES_PENDING.labels(family).set(0)
+            ENDPOINT_CHANGES_PENDING.labels(family).set(0)
+            for trigger in triggers:
+                PROGRAMMING.labels(family).observe(max(0.0, now - trigger))
+
+    def failed(self, mode: str) -> None:
+        """A pass was refused; what is queued stays queued."""
+        if mode in FAILURES:
+            for family in self.families:
+                FAILURES[mode].labels(family).inc()
