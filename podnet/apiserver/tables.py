@@ -189,6 +189,12 @@ def _network_config(document: Document, now: datetime) -> Cells:
     ]  # fmt: skip
 
 
+def _service_route(document: Document, now: datetime) -> Cells:
+    spec = document["spec"]
+    sources = [cidr for segment in spec.get("segments", ()) for cidr in segment["from"]]
+    return [_name(document), spec["service"], _few(sources, "<none>"), _created(document, now)]
+
+
 PRINTERS: Mapping[str, Printer] = {
     "Pod": Printer("Name Ready Status Restarts Age +IP +Node +Nominated_Node +Readiness_Gates", pod_cells),
     "Namespace": Printer("Name Status Age", _namespace),
@@ -202,5 +208,6 @@ PRINTERS: Mapping[str, Printer] = {
     "EndpointSlice": Printer("Name AddressType Ports Endpoints Age", _endpoint_slice),
     "Endpoints": Printer("Name Endpoints Age", _endpoints),
     "Lease": Printer("Name Holder Age", _lease),
+    "ServiceRoute": Printer("Name Service Segments Age", _service_route),
     "NetworkConfig": Printer("Name Backend Pod-CIDRs Attachment Age +MTU +Masquerade", _network_config),
 }

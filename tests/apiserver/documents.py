@@ -75,6 +75,15 @@ def endpoints(name: str = "web", **subset: Any) -> Document:
     return {"apiVersion": "v1", "kind": "Endpoints", "metadata": meta(name), "subsets": [subset]}
 
 
+def service_route(name: str = "split", **spec: Any) -> Document:
+    complete = {
+        "service": "web",
+        "segments": [{"from": ["10.1.0.0/16"], "backends": [{"selector": {"v": "2"}}]}],
+        **spec,
+    }
+    return {"apiVersion": "podnet.dev/v1", "kind": "ServiceRoute", "metadata": meta(name), "spec": complete}
+
+
 def network_config(**spec: Any) -> Document:
     complete = {"podCIDRs": ["10.244.0.0/16"], "backend": {"type": "vxlan"}, **spec}
     metadata = meta("default", "")

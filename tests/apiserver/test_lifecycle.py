@@ -14,7 +14,7 @@ from podnet.apiserver import lifecycle
 from podnet.apiserver.lifecycle import DeleteOptions, Preconditions
 from podnet.apiserver.records import Verdict
 from podnet.apiserver.status import ApiError
-from podnet.objects.kinds import BY_KIND, CONFIGMAPS, LEASES, NAMESPACES, NETWORKCONFIGS, NODES, PODS, Kind
+from podnet.objects.kinds import BY_KIND, CONFIGMAPS, KINDS, PODS, Kind
 from tests.apiserver import documents as make
 from tests.apiserver.documents import NOW, UID, Document, at
 
@@ -325,5 +325,5 @@ def test_unknown_fields_pass_untouched() -> None:
 
 
 def test_the_tables_name_kinds_that_exist() -> None:
-    kinds = {kind.kind for kind in (NAMESPACES, NODES, PODS, LEASES, NETWORKCONFIGS)}
+    kinds = {kind.kind for kind in KINDS}
     assert kinds >= lifecycle.GENERATION | lifecycle.STATUS_BY_USER | lifecycle.NO_BLIND_UPDATE

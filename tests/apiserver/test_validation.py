@@ -43,6 +43,7 @@ RIGHT = [
     make.endpoint_slice(),
     make.endpoints(),
     make.network_config(),
+    make.service_route(),
 ]
 
 
@@ -422,3 +423,23 @@ def test_messages_say_what_to_write() -> None:
     assert "10.244.0.0/16" in words
     assert '"bridge", "ptp"' in words
     assert "between 576 and 65535" in words
+
+
+SEGMENT = "spec.segments[0]"
+ROUTE = [
+    ("spec.service", "", "spec.service", INVALID),
+    ("spec.service", 5, "spec.service", TYPE),
+    ("spec.segments.0.from", [], f"{SEGMENT}.from", INVALID),
+    ("spec.segments.0.from", ["10.1.0.1/16"], f"{SEGMENT}.from[0]", INVALID),
+    ("spec.segments.0.from", ["10.1.0.0/16", "10.1.2.0/24"], f"{SEGMENT}.from[1]", INVALID),
+    ("spec.segments.0.backends", [], f"{SEGMENT}.backends", INVALID),
+    ("spec.segments.0.backends", [{"weight": -1}], f"{SEGMENT}.backends[0].weight", INVALID),
+    ("spec.segments.0.backends", [{"selector": {"a b": "c"}}], f"{SEGMENT}.backends[0].selector", INVALID),
+    ("spec.default", [{"weight": 0}], "spec.default", INVALID),
+    ("spec.default", [{"selector": {"a": "b c"}}], "spec.default[0].selector", INVALID),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "field", "reason"), ROUTE)
+def test_service_routes(path: str, value: Any, field: str, reason: str) -> None:
+    assert (field, reason) in found(at(make.service_route(), path, value))

@@ -17,7 +17,7 @@ from podnet.objects import core
 from podnet.objects.codec import InvalidObject, convert
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object
-from podnet.objects.network import NetworkConfig
+from podnet.objects.network import NetworkConfig, ServiceRoute
 from podnet.objects.services import Endpoints, EndpointSlice
 
 Causes = Iterator[Cause]
@@ -44,6 +44,7 @@ FORMS: Mapping[str, Form] = {
     "Event": Form(config.EventForm, config.event),
     "Lease": Form(config.Lease, config.lease),
     "NetworkConfig": Form(NetworkConfig, network.network_config, name=network.network_name),
+    "ServiceRoute": Form(ServiceRoute, network.service_route),
 }
 
 

@@ -1,4 +1,5 @@
-"""What holds for podnet's own NetworkConfig. A wrong one would take the whole cluster's network with it: refuse early.
+"""What holds for podnet's own NetworkConfig and ServiceRoute. A wrong configuration would take the whole cluster's
+network with it: refuse early.
 
 Every message says what to write instead. A backend's own options are judged by the backend.
 """
@@ -7,10 +8,12 @@ from __future__ import annotations
 
 from itertools import product
 
+from podnet.apiserver.status import Cause
 from podnet.apiserver.validation import rules
 from podnet.apiserver.validation.rules import Causes, Network, unsupported, wrong
 from podnet.network import backends
-from podnet.objects.network import NETWORK_NAME, NetworkConfig, NodeMask, ProxySpec
+from podnet.network.proxy import splitting
+from podnet.objects.network import NETWORK_NAME, NetworkConfig, NodeMask, ProxySpec, ServiceRoute
 
 ATTACHMENTS = ("bridge", "ptp")
 PROXY_MODES = ("nftables", "iptables", "userspace", "ipvs", "none")
@@ -49,6 +52,16 @@ def network_config(new: NetworkConfig) -> Causes:
         return
     for field, message in backends.validate(spec.backend):
         yield wrong(f"spec.backend.{field}", spec.backend.get(field, ""), message)
+
+
+def service_route(new: ServiceRoute) -> Causes:
+    """A whole route; what makes one unusable is said where routes are read (network/proxy/splitting.py)."""
+    for field, message in splitting.mistakes(new.spec):
+        yield Cause("FieldValueInvalid", field, f"Invalid value: {message}")
+    lists = [(f"spec.segments[{n}].backends", segment.backends) for n, segment in enumerate(new.spec.segments)]
+    for field, listed in (*lists, ("spec.default", new.spec.default)):
+        for number, backend in enumerate(listed):
+            yield from rules.labels(f"{field}[{number}].selector", backend.selector)
 
 
 def _proxy(spec: ProxySpec, pods: list[Network]) -> Causes:
