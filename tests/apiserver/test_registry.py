@@ -11,10 +11,10 @@ import pytest
 
 from podnet.apiserver import controllers
 from podnet.apiserver.controllers import Controllers
-from podnet.apiserver.hands import Hands
-from podnet.apiserver.mirrors import Mirrors
 from podnet.apiserver.database import Database
+from podnet.apiserver.hands import Hands
 from podnet.apiserver.lifecycle import DeleteOptions, Preconditions
+from podnet.apiserver.mirrors import Mirrors
 from podnet.apiserver.records import Change, Key, Record, Selection
 from podnet.apiserver.registry import Registry
 from podnet.apiserver.status import ApiError
