@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from podnet.network.proxy.nft_chains import TABLE
-from podnet.network.proxy.nftables import PROTOCOLS
+from podnet.network.proxy.nftables import PROTOCOLS, protocol_of
 from podnet.state.host import ForgetFlows
 from podnet.state.nft import Element
 from podnet.state.plan import Plan
@@ -45,6 +45,9 @@ def forget(plan: Plan, reachable: Iterable[tuple[str, int, str]]) -> Iterator[Fo
 def _place(element: Element) -> tuple[str, int] | None:
     """(address, port) of the frontend that an element of our table is about; None when it is not one of UDP."""
     parts = element.element.split(" . ")
-    if element.table != TABLE or len(parts) < 3 or parts[1] != str(UDP):
+    if element.table != TABLE:
         return None
-    return parts[0], int(parts[2])
+    if element.set == "routed":
+        address, port, lane, _ = parts
+        return (address, int(port)) if protocol_of(lane) == UDP else None
+    return (parts[0], int(parts[2])) if parts[1] == str(UDP) else None

@@ -36,14 +36,13 @@ EJECTED_SECONDS = 10
 
 _TRANSPORT = "meta l4proto { 6, 17, 132 }"  # nft demands a protocol before it translates ports
 _TYPES = {False: "ipv4_addr", True: "ipv6_addr"}
-_OUTER, _INNER = "0001:4001", "0001:0001"  # as nftables.number spells lanes OUTER and 0
 
 
 class Settings(Value, frozen=True):
     """What the static part depends on, for one family.
 
-    `pods` are the cluster's ranges and `own` this node's, `timeouts` the affinities in use (seconds), `service_cidrs` where an address that
-    no Service has is dropped; `retries`: some Service asks for them.
+    `pods` are the cluster's ranges and `own` this node's, `timeouts` the affinities in use (seconds), `service_cidrs`
+    where an address that no Service has is dropped; `retries`: some Service asks for them.
     """
 
     v6: bool
@@ -63,15 +62,18 @@ def table(settings: Settings) -> NftTable:
 
 def _sets(settings: Settings, ip: str, key: str) -> Iterator[str]:
     target = f"{ip} daddr . th dport"
+    lane = f"{ip} daddr . th dport . meta priority"  # a lane tells the protocol; nft 1.0.6 loses track of five parts
     for name in ("services", "inside", "defaults"):
         yield f"  map {name} {{ typeof {key} : verdict; }}\n"
     yield f"  map endpoints {{ typeof {key} . numgen random mod 2 : {target}; }}\n"
     for name in ("segments", "outer-segments"):
         yield f"  map {name} {{ typeof {key} . {ip} saddr : meta priority; flags interval; }}\n"
+    for name in ("inner-lanes", "outer-lanes"):
+        yield f"  map {name} {{ typeof {key} : meta priority; }}\n"
     for name in ("lanes", "picks"):
-        yield f"  map {name} {{ typeof {key} . meta priority : verdict; }}\n"
-    yield f"  map routed {{ typeof {key} . meta priority . numgen random mod 2 : {target}; }}\n"
-    yield f"  map ids {{ typeof {key} . meta priority . numgen random mod 2 : meta priority; }}\n"
+        yield f"  map {name} {{ typeof {lane} : verdict; }}\n"
+    yield f"  map routed {{ typeof {lane} . numgen random mod 2 : {target}; }}\n"
+    yield f"  map ids {{ typeof {lane} . numgen random mod 2 : meta priority; }}\n"
     yield f"  map targets {{ typeof {key} . meta priority : {target}; }}\n"
     yield f"  map numbers {{ typeof {key} : meta mark; }}\n"
     yield f"  set cluster-ips {{ type {_TYPES[settings.v6]}; }}\n"
@@ -93,34 +95,34 @@ def _sets(settings: Settings, ip: str, key: str) -> Iterator[str]:
 
 
 def _chains(settings: Settings, ip: str, key: str) -> Iterator[str]:
+    lane = f"{ip} daddr . th dport . meta priority"
     # An ICMP refusal that comes while connect() still holds the socket is heard only at the next SYN, a second later.
     yield from _chain("none", "meta l4proto tcp reject with tcp reset", "reject")
     yield from _chain("lost", "drop")
     for size in SIZES:
         pick = f"numgen random mod {size} map"
         yield from _chain(f"n{size}", f"{_TRANSPORT} dnat {ip} to {key} . {pick} @endpoints")
-        yield from _chain(f"r{size}", f"{_TRANSPORT} dnat {ip} to {key} . meta priority . {pick} @routed")
-        yield from _chain(f"k{size}", f"meta priority set {key} . meta priority . {pick} @ids")
+        yield from _chain(f"r{size}", f"{_TRANSPORT} dnat {ip} to {lane} . {pick} @routed")
+        yield from _chain(f"k{size}", f"meta priority set {lane} . {pick} @ids")
     mark = f"meta mark set meta mark | {MASQUERADE:#x}"
     yield from _chain("target", f"{_TRANSPORT} dnat {ip} to {key} . meta priority map @targets")
     yield from _chain("known", "meta mark set 0x0", f"{key} @masqueraded {mark}", "goto target")
-    for side, lane in (("inside", _INNER), ("outside", _OUTER)):
+    for side in ("inner", "outer"):
+        anew = (f"meta priority set {key} map @{side}-lanes", f"{lane} vmap @picks")
         for seconds in settings.timeouts:
-            yield from _sticky(ip, key, seconds, side, lane)
+            yield from _sticky(ip, key, seconds, side, anew)
         if settings.retries:
-            yield from _retrying(ip, key, side, lane)
+            yield from _retrying(ip, side, anew)
     yield from _chain(
-        "lanes",
-        f"meta priority set {key} . {ip} saddr map @segments {key} . meta priority vmap @lanes",
-        f"{key} vmap @defaults",
+        "lanes", f"meta priority set {key} . {ip} saddr map @segments {lane} vmap @lanes", f"{key} vmap @defaults"
     )
     # A pod of another node keeps its address, so only an endpoint of this node answers it past the translation.
     yield from _chain(
         "local",
         f"{ip} saddr {_set(settings.own)} {key} vmap @inside",
         f"fib saddr type local {mark} {key} vmap @inside",
-        f"meta priority set {key} . {ip} saddr map @outer-segments {key} . meta priority vmap @lanes",
-        f"meta priority set {_OUTER} {key} . meta priority vmap @lanes",
+        f"meta priority set {key} . {ip} saddr map @outer-segments {lane} vmap @lanes",
+        f"meta priority set {key} map @outer-lanes {lane} vmap @lanes",
     )
     yield from _chain(
         "services",
@@ -133,7 +135,7 @@ def _chains(settings: Settings, ip: str, key: str) -> Iterator[str]:
     yield from _hooks(settings, ip)
 
 
-def _sticky(ip: str, key: str, seconds: int, side: str, lane: str) -> Iterator[str]:
+def _sticky(ip: str, key: str, seconds: int, side: str, pick: tuple[str, ...]) -> Iterator[str]:
     """A known client goes where it went, if that is still there; else it is forgotten and gets an endpoint anew."""
     client = f"meta mark . {ip} saddr"
     memory = f"@affinity-{seconds} {{ {client} : meta priority }}"
@@ -144,22 +146,20 @@ def _sticky(ip: str, key: str, seconds: int, side: str, lane: str) -> Iterator[s
         f"meta priority set {client} map @affinity-{seconds} update {memory} jump known",
         number,
         f"delete {memory}",
-        f"meta priority set {lane}",
-        f"{key} . meta priority vmap @picks",
+        *pick,
         f"update {memory}",
         "goto known",
     )
 
 
-def _retrying(ip: str, key: str, side: str, lane: str) -> Iterator[str]:
+def _retrying(ip: str, side: str, pick: tuple[str, ...]) -> Iterator[str]:
     """Whoever comes again from the same port within seconds got no answer: that endpoint is passed over."""
     client = f"th sport . {ip} saddr"
-    again = (f"meta priority set {lane}", f"{key} . meta priority vmap @picks")
-    yield from _chain(f"again-{side}", *again)
+    yield from _chain(f"again-{side}", *pick)
     yield from _chain(
         f"retry-{side}",
         f"meta priority set {client} map @attempts update @ejected {{ meta priority }}",
-        *again,
+        *pick,
         *(f"meta priority @ejected jump again-{side}" for _ in range(3)),
         f"delete @attempts {{ {client} : meta priority }}",
         f"update @attempts {{ {client} : meta priority }}",

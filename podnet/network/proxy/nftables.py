@@ -32,6 +32,7 @@ EXACT = 128
 EVEN = 8
 """Beyond, there are at least so many slots for each endpoint."""
 
+LANES = 0x8000
 OUTER = 0x4000
 """Added to a lane's number: that of clients outside under policy Local. Segments count from 1."""
 
@@ -84,13 +85,12 @@ def _lead(ip: str, port: ServicePort, key: str, where: str, choice: str) -> Iter
     if port.segments:
         yield Element(ip, TABLE, where, key, "goto lanes")
         where = "defaults"
-        for lane, segment in enumerate(port.segments, 1):
-            yield from (Element(ip, TABLE, "segments", f"{key} . {each}", number(lane)) for each in segment.sources)
-            yield from _lane(ip, port, key, lane, getattr(segment, choice))
+        yield from _segments(ip, port, key, "segments", 0, choice)
     if not endpoints:
         yield Element(ip, TABLE, where, key, _nowhere(port))
     elif by_id(port):
-        yield Element(ip, TABLE, where, key, _by_id(port, "inside"))
+        yield Element(ip, TABLE, where, key, _by_id(port, "inner"))
+        yield Element(ip, TABLE, "inner-lanes", key, number(port, 0))
         yield from _ids(ip, port, key, 0, endpoints)
     else:
         slots = spread(endpoints)
@@ -101,18 +101,24 @@ def _lead(ip: str, port: ServicePort, key: str, where: str, choice: str) -> Iter
 
 def _outside(ip: str, port: ServicePort, key: str) -> Iterator[Resource]:
     """Clients outside, where they have other endpoints than those inside."""
-    for lane, segment in enumerate(port.segments, OUTER + 1):
-        yield from (Element(ip, TABLE, "outer-segments", f"{key} . {each}", number(lane)) for each in segment.sources)
-        yield from _lane(ip, port, key, lane, segment.external)
+    yield from _segments(ip, port, key, "outer-segments", OUTER, "external")
+    yield Element(ip, TABLE, "outer-lanes", key, number(port, OUTER))
     if port.external and by_id(port):
-        yield Element(ip, TABLE, "lanes", f"{key} . {number(OUTER)}", _by_id(port, "outside"))
+        yield Element(ip, TABLE, "lanes", _place(port, key, OUTER), _by_id(port, "outer"))
         yield from _ids(ip, port, key, OUTER, port.external)
     else:
         yield from _lane(ip, port, key, OUTER, port.external)
 
 
+def _segments(ip: str, port: ServicePort, key: str, name: str, first: int, choice: str) -> Iterator[Resource]:
+    for lane, segment in enumerate(port.segments, first + 1):
+        for source in _sources(segment.sources):
+            yield Element(ip, TABLE, name, f"{key} . {source}", number(port, lane))
+        yield from _lane(ip, port, key, lane, getattr(segment, choice))
+
+
 def _lane(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endpoint, ...]) -> Iterator[Resource]:
-    place = f"{key} . {number(lane)}"
+    place = _place(port, key, lane)
     if not endpoints:
         yield Element(ip, TABLE, "lanes", place, _nowhere(port))
         return
@@ -142,7 +148,7 @@ def _by_id(port: ServicePort, side: str) -> str:
 
 
 def _ids(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endpoint, ...]) -> Iterator[Resource]:
-    slots, known, place = spread(endpoints), ids(port.endpoints), f"{key} . {number(lane)}"
+    slots, known, place = spread(endpoints), ids(port.endpoints), _place(port, key, lane)
     yield Element(ip, TABLE, "picks", place, f"jump k{len(slots)}")
     for slot, endpoint in enumerate(slots):
         yield Element(ip, TABLE, "ids", f"{place} . {slot}", known[endpoint])
@@ -183,14 +189,25 @@ _HALF = 0xFFFE
 _NUMBERS = _HALF * _HALF
 
 
-def number(lane: int) -> str:
-    """A lane as nft spells it."""
-    return _spelt(lane)
+def number(port: ServicePort, lane: int) -> str:
+    """A lane as nft spells it. It tells the protocol too, of which two may have the same address and port."""
+    return _spelt(lane + LANES * tuple(PROTOCOLS).index(port.protocol))
+
+
+def protocol_of(lane: str) -> int:
+    """What number() made part of it."""
+    high, low = (int(half, 16) - 1 for half in lane.split(":"))
+    return tuple(PROTOCOLS.values())[(high * _HALF + low) // LANES]
+
+
+def _place(port: ServicePort, key: str, lane: int) -> str:
+    address, _, there = key.split(" . ")
+    return f"{address} . {there} . {number(port, lane)}"
 
 
 def _spelt(value: int) -> str:
     """Lanes and ids are in the packet's priority, which nft writes like a tc handle; neither half of it is 0."""
-    return f"{value // _HALF + 1:04x}:{value % _HALF + 1:04x}"
+    return f"{value // _HALF + 1:x}:{value % _HALF + 1:x}"
 
 
 def _target(endpoint: Endpoint) -> str:
