@@ -8,8 +8,9 @@ file says. What is chosen is decided in network/controllers (service_ips.py, nod
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 
 from podnet.apiserver.records import Key, Record, Selection
@@ -26,6 +27,7 @@ from podnet.objects.kinds import SERVICES
 from podnet.objects.services import Service
 
 Tokens = frozenset[Token]
+REPAIRED_AT_ONCE = 100
 
 
 class Ledger:
@@ -88,15 +90,17 @@ class Allocation:
         if before is not None:
             service_fields.drop(document, before)
 
-    def repair(self) -> Mapping[Key, Tokens]:
+    async def repair(self) -> AsyncIterator[tuple[Key, Tokens]]:
         """Read every Service again: what the ledger did not know. Nothing, unless there is a mistake in here."""
         keys = {record.key for record in self._store.records(Selection(resource(SERVICES)))}
-        unknown = {}
-        for key in keys | self.ledger.holds.keys():
+        for number, key in enumerate(keys | self.ledger.holds.keys()):
+            if number % REPAIRED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # let requests pass
             tokens = _tokens(self._store.newest(key))
-            unknown[key] = tokens - self.ledger.holds.get(key, Tokens())
+            unknown = tokens - self.ledger.holds.get(key, Tokens())
             self.ledger.note(key, tokens)
-        return {key: tokens for key, tokens in unknown.items() if tokens}
+            if unknown:
+                yield key, unknown
 
 
 def _tokens(record: Record | None) -> Tokens:

@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
+from podnet.apiserver.allocation import Allocation
 from podnet.apiserver.backers import Backers
 from podnet.apiserver.hands import Hands
 from podnet.apiserver.mirrors import Mirrors
-from podnet.apiserver.records import Selection
+from podnet.apiserver.records import Record, Selection
 from podnet.apiserver.registry import Registry
 from podnet.apiserver.status import resource
 from podnet.network.controllers import load_balancers, namespaces, pod_cidrs, scheduler, service_repair, sweeping
 from podnet.network.controllers.actions import Action, Delete
 from podnet.network.controllers.load_balancers import Pool
+from podnet.network.controllers.service_repair import Unknown
 from podnet.objects.cluster import Key
 from podnet.objects.core import Namespace, Node, Pod
 from podnet.objects.kinds import (
@@ -148,16 +150,18 @@ class Controllers:
             await self._hands.carry_out(actions)
 
     async def _repair(self) -> None:
-        """Addresses and node ports of Services, looked at again and again."""
+        """Addresses and node ports of Services, looked at again and again, while requests go on."""
         allocation = self._registry.allocation
         while allocation is not None:
-            unknown = {(key.namespace, key.name): tokens for key, tokens in allocation.repair().items()}
+            unknown = {(key.namespace, key.name): tokens async for key, tokens in allocation.repair()}
             records = self._registry.list(Selection(resource(SERVICES))).records
-            read = (self._mirrors.decode(SERVICES, record.key[1:], record.value) for record in records)
-            services: list[Service] = list(filter(None, read))
-            found = service_repair.check(services, allocation.ranges, allocation.ports, unknown)
-            await self._hands.carry_out(list(found))
+            await self._hands.carry_out(await asyncio.to_thread(self._findings, allocation, records, unknown))
             await asyncio.sleep(REPAIR_SECONDS)
+
+    def _findings(self, allocation: Allocation, records: Iterable[Record], unknown: Unknown) -> list[Action]:
+        read = (self._mirrors.decode(SERVICES, record.key[1:], record.value) for record in records)
+        services: list[Service] = list(filter(None, read))
+        return list(service_repair.check(services, allocation.ranges, allocation.ports, unknown))
 
     def _gone(self, pods: Iterable[Pod], now: datetime) -> Mapping[str, float]:
         """Nodes that pods name and that are not there, and for how long."""

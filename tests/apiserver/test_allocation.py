@@ -48,7 +48,7 @@ async def test_a_write_that_fails_gives_back(tmp_path: Path, monkeypatch: pytest
             )
         assert all(isinstance(result, ApiError) for result in results)
         assert set(allocation.ledger.holds) == {Key("services", "default", "web")}
-        assert allocation.repair() == {}
+        assert [found async for found in allocation.repair()] == []
         with pytest.raises(ApiError, match="already allocated"):
             await registry.create(SERVICES, "default", make.service("third", clusterIP="10.96.0.5"))
         await registry.create(SERVICES, "default", make.service("third", clusterIP="10.96.0.6"))
@@ -74,7 +74,7 @@ async def _history(path: Path, operations: list[tuple[str, int]]) -> None:
         works = [asyncio.create_task(_do(registry, verb, f"s{number}")) for verb, number in operations]
         await asyncio.gather(*works)
         held = dict(allocation.ledger.holds)
-        assert allocation.repair() == {}
+        assert [found async for found in allocation.repair()] == []
         assert allocation.ledger.holds == held
         tokens = [token for each in held.values() for token in each]
         assert len(tokens) == len(set(tokens))
