@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Protocol
 
-from podnet.kernel import conntrack, iptables, nft, reading
+from podnet.kernel import announcing, conntrack, iptables, nft, reading
 from podnet.kernel.iptables import Iptables
 from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink
 from podnet.kernel.netns import NoNamespace, inside
@@ -23,7 +23,7 @@ from podnet.kernel.reading import Reading
 from podnet.kernel.reaping import Reaper
 from podnet.kernel.sysctl import Sysctls
 from podnet.kernel.writing import Writing
-from podnet.state.host import Action, Sysctl
+from podnet.state.host import Action, Announce, ForgetFlows, Sysctl
 from podnet.state.plan import ORDER, Plan, Step
 from podnet.state.resource import Key, NodeState, Resource
 
@@ -115,9 +115,13 @@ class KernelDataplane:
 
     def act(self, actions: Iterable[Action]) -> None:
         """See Dataplane."""
-        if actions := tuple(actions):
+        actions = tuple(actions)
+        if flows := [action for action in actions if isinstance(action, ForgetFlows)]:
             with Netlink(NETFILTER, self.netns) as netlink:
-                conntrack.forget(netlink, actions)
+                conntrack.forget(netlink, flows)
+        for action in actions:
+            if isinstance(action, Announce):
+                announcing.announce(action, self.netns)
 
     def close(self) -> None:
         """See Dataplane."""

@@ -67,7 +67,7 @@ def pod_link(message: LinkMessage, netns: str) -> PodLink:
 
 def address(message: AddressMessage, names: Names, netns: str) -> Address:
     """An address on a link."""
-    return Address(name_of(names, message.index), f"{message.address}/{message.prefix}", netns)
+    return Address(name_of(names, message.index), f"{message.address}/{message.prefix}", netns, message.deprecated)
 
 
 def our_address(message: AddressMessage, dev: str, netns: str) -> bool:

@@ -153,7 +153,8 @@ def _remove_pod_link(link: PodLink, _lookup: Lookup) -> Iterator[Write]:
 
 def _address(address: Address, lookup: Lookup) -> AddressMessage:
     ip, _, prefix = address.address.partition("/")
-    return AddressMessage(lookup.index(address.dev), ip, int(prefix), protocol=ROUTE_PROTOCOL)
+    index, deprecated = lookup.index(address.dev), address.deprecated
+    return AddressMessage(index, ip, int(prefix), protocol=ROUTE_PROTOCOL, deprecated=deprecated)
 
 
 def _route(route: Route, lookup: Lookup) -> RouteMessage:

@@ -16,6 +16,7 @@ import msgspec
 from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink, NetlinkError
 from podnet.kernel.netns import fresh
 from podnet.kernel.nft import Library, NftError
+from podnet.state.resource import ROUTE_PROTOCOL
 from podnet.wire import conntrack, links, routes, tc
 from podnet.wire.conntrack import Pattern
 from podnet.wire.links import LinkMessage, VxlanData
@@ -26,7 +27,7 @@ from podnet.wire.spelling import IPV4
 
 class Uplink(msgspec.Struct, frozen=True):
     """A link that carries addresses of the node: its name, MTU in bytes, addresses (ip/prefix), and the CIDRs whose
-    hosts are directly reachable on it."""
+    hosts are directly reachable on it. What we put there ourselves is not among them."""
 
     name: str
     mtu: int
@@ -43,7 +44,8 @@ def uplink(addresses: Collection[str], netns: str = "") -> Uplink | None:
     index = next((carriers[address] for address in addresses if address in carriers), None)
     if index is None or index not in every:
         return None
-    held = tuple(f"{m.address}/{m.prefix}" for m in found if m.index == index and m.scope == routes.UNIVERSE)
+    there = (m for m in found if m.index == index and m.scope == routes.UNIVERSE and m.protocol != ROUTE_PROTOCOL)
+    held = tuple(f"{m.address}/{m.prefix}" for m in there)
     prefixes = sorted({str(ip_interface(address).network) for address in held})
     return Uplink(every[index].name, every[index].mtu or 0, held, tuple(prefixes))
 

@@ -43,4 +43,11 @@ class ForgetFlows(msgspec.Struct, frozen=True, gc=False):
     answered_by: str = ""
 
 
-Action = ForgetFlows
+class Announce(msgspec.Struct, frozen=True, gc=False):
+    """Action: tell everybody on the link of `dev` that `address` is here now (gratuitous ARP, unsolicited NA)."""
+
+    dev: str
+    address: str
+
+
+Action = ForgetFlows | Announce

@@ -11,11 +11,15 @@ from podnet.state.resource import Key, Resource
 
 
 class Address(Resource, frozen=True, gc=False):
-    """An address on a link, `address` as ip/prefix. Set without duplicate address detection: IPAM already knows."""
+    """An address on a link, `address` as ip/prefix. Set without duplicate address detection: IPAM already knows.
+
+    `deprecated`: packets to it are taken, but none is sent from it unless a program asks to (RFC 4862, 5.5.4).
+    """
 
     dev: str
     address: str
     netns: str = ""
+    deprecated: bool = False
 
     @property
     def key(self) -> Key:

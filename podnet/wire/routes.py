@@ -32,7 +32,10 @@ PERMANENT = 0x80
 
 _ADDRESS = Struct("=BBBBI")  # struct ifaddrmsg
 _NO_DAD = 0x02
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS, _IFA_PROTOCOL = 1, 2, 4, 8, 11
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_LIFETIMES, _IFA_FLAGS, _IFA_PROTOCOL = 1, 2, 4, 6, 8, 11
+_DEPRECATED = 0x20
+_LIFETIMES = Struct("=IIII")  # struct ifa_cacheinfo: preferred, valid, and when made and changed
+_FOREVER = 0xFFFFFFFF
 
 _ROUTE = Struct("=BBBBBBBBI")  # struct rtmsg
 _DST, _OIF, _GATEWAY, _SOURCE, _TABLE = 1, 4, 5, 7, 15
@@ -54,6 +57,7 @@ class AddressMessage(msgspec.Struct, frozen=True, gc=False):
     scope: int = UNIVERSE
     permanent: bool = True
     protocol: int = 0
+    deprecated: bool = False
 
 
 def add_address(message: AddressMessage) -> Request:
@@ -73,7 +77,7 @@ def dump_addresses() -> Request:
 
 def _encode_address(message: AddressMessage) -> bytes:
     data = pack_ip(message.address)
-    flags = (PERMANENT if message.permanent else 0) | _NO_DAD
+    flags = (PERMANENT if message.permanent else 0) | (_DEPRECATED if message.deprecated else 0) | _NO_DAD
     body = (
         _ADDRESS.pack(IPV4 if len(data) == 4 else IPV6, message.prefix, flags, message.scope, message.index)
         + attribute(_IFA_LOCAL, data)
@@ -83,6 +87,8 @@ def _encode_address(message: AddressMessage) -> bytes:
     )
     if len(data) == 4 and message.prefix < 31:
         body += attribute(_IFA_BROADCAST, _broadcast(data, message.prefix))
+    if message.deprecated:
+        body += attribute(_IFA_LIFETIMES, _LIFETIMES.pack(0, _FOREVER, 0, 0))
     return body
 
 
@@ -98,7 +104,13 @@ def decode_address(body: bytes) -> AddressMessage:
     data = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS) or b""
     flags = number(found.get(_IFA_FLAGS)) or flags
     return AddressMessage(
-        index, ip_text(data), prefix, scope, bool(flags & PERMANENT), number(found.get(_IFA_PROTOCOL))
+        index,
+        ip_text(data),
+        prefix,
+        scope,
+        bool(flags & PERMANENT),
+        number(found.get(_IFA_PROTOCOL)),
+        bool(flags & _DEPRECATED),
     )
 
 

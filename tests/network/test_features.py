@@ -14,7 +14,7 @@ from podnet.network.memo import Memo
 from podnet.network.pods import host_ifname
 from podnet.network.view import Attachment, Bandwidth, NodeView, PortMapping
 from podnet.objects.core import NodeSpec
-from podnet.state.host import ForgetFlows, Sysctl
+from podnet.state.host import Action, ForgetFlows, Sysctl
 from podnet.state.links import Ifb, Redirect, Shaper
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import plan
@@ -151,7 +151,7 @@ def test_answers_come_back_the_same_way() -> None:
     assert all(rule[:3] == ["ct", "status", "dnat"] for rule in rules)
 
 
-def flows(before: tuple[PortMapping, ...], then: tuple[PortMapping, ...], **more: Any) -> set[ForgetFlows]:
+def flows(before: tuple[PortMapping, ...], then: tuple[PortMapping, ...], **more: Any) -> set[Action]:
     old = attachment(1, 1, dual=True, ports=before)
     new = attachment(1, 1, dual=True, ports=then, **more)
     view = seen(DUAL, 1, [new])

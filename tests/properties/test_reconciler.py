@@ -22,7 +22,7 @@ from podnet.network.pods import host_ifname
 from podnet.network.view import Attachment, Bandwidth, PortMapping
 from podnet.network.viewing import view
 from podnet.objects.cluster import Cluster
-from podnet.state.host import ForgetFlows, Sysctl
+from podnet.state.host import Action, ForgetFlows, Sysctl
 from podnet.state.links import Bridge, Link, Redirect, Shaper, Veth
 from podnet.state.plan import Plan
 from podnet.state.resource import Key, NodeState, Resource, state
@@ -271,7 +271,7 @@ def test_follow_up_actions_come_from_the_plan_and_after_it() -> None:
     view_ = seen(WORLD, 1, [attachment(1, 1, ports=(PortMapping(53, 53, "udp"),))])
     order: list[str] = []
 
-    def follow(steps: Plan) -> Iterable[ForgetFlows]:
+    def follow(steps: Plan) -> Iterable[Action]:
         order.append(f"{len(kernel.plans)} plans")
         return after(view_, steps)
 
