@@ -119,7 +119,7 @@ def _chains(settings: Settings, ip: str, key: str) -> Iterator[str]:
     # A pod of another node keeps its address, so only an endpoint of this node answers it past the translation.
     yield from _chain(
         "local",
-        f"{ip} saddr {_set(settings.own)} {key} vmap @inside",
+        *((f"{ip} saddr {_set(settings.own)} {key} vmap @inside",) if settings.own else ()),
         f"fib saddr type local {mark} {key} vmap @inside",
         f"meta priority set {key} . {ip} saddr map @outer-segments {lane} vmap @lanes",
         f"meta priority set {key} map @outer-lanes {lane} vmap @lanes",
