@@ -144,7 +144,7 @@ class LiveLab:
         return {node["metadata"]["name"]: node for node in found}
 
     def create_pod(self, name: str, node: str, **more: Any) -> None:
-        """Ask for a pod; `ports`, `command` and `annotations` are those of its container and of itself."""
+        """Ask for a pod; `ports`, `command`, `labels` and `annotations` are those of its container and of itself."""
         container = {
             "name": "main",
             "image": "test",
@@ -153,7 +153,8 @@ class LiveLab:
             ),
             "ports": more.get("ports", []),
         }
-        metadata = {"name": name, "namespace": NAMESPACE, "annotations": more.get("annotations", {})}
+        metadata = {"name": name, "namespace": NAMESPACE}
+        metadata |= {key: more.get(key, {}) for key in ("labels", "annotations")}
         spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 0}
         self.api(lambda api: api.create(PODS, {"metadata": metadata, "spec": spec}, into=dict))
 

@@ -123,18 +123,23 @@ class Flow:
     """A TCP connection, or a UDP client that keeps its port."""
 
     def __init__(self, ask: Ask) -> None:
-        self.asked = ask
         self._socket = ask.client.socket(ask.protocol, ":" in ask.host)
-        self._socket.settimeout(2.0)
-        self._socket.connect((ask.host, ask.port))
-        self.port: int = self._socket.getsockname()[1]
-        self.server = self._socket.recv(2048).decode().split()[0] if ask.protocol == "tcp" else ""
+        try:
+            self._socket.settimeout(2.0)
+            self._socket.connect((ask.host, ask.port))
+            self.port: int = self._socket.getsockname()[1]
+            self.server = self._socket.recv(2048).decode().split()[0] if ask.protocol == "tcp" else ""
+        except BaseException:
+            self.close()
+            raise
 
     def say(self, seconds: float = 0.5) -> str:
         """Who answers a datagram now; "" for nobody. Meant for UDP."""
-        with suppress(BlockingIOError, ConnectionRefusedError):
-            while self._socket.recv(2048, socket.MSG_DONTWAIT):
-                pass
+        self._socket.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                with suppress(ConnectionRefusedError):
+                    self._socket.recv(2048)
         self._socket.settimeout(seconds)
         with suppress(OSError):
             self._socket.send(b"?")

@@ -131,10 +131,15 @@ class World:
     ) -> Service:
         """Make a Service of both families, port 80, with slices for these endpoints."""
         made = self.services[name] = Service(name, len(self.services) + 1)
-        self.live.api(
-            lambda api: self._create(api, made, [*map(_endpoint, endpoints)], ports or both(("web", 80)), spec)
-        )
+        self.make(made, *endpoints, ports=ports, **spec)
         return made
+
+    def make(
+        self, made: Service, *endpoints: Endpoint | str, ports: list[dict[str, Any]] | None = None, **spec: Any
+    ) -> None:
+        """Make one whose number is chosen."""
+        wanted, chosen = ports or both(("web", 80)), [*map(_endpoint, endpoints)]
+        self.live.api(lambda api: self._create(api, made, chosen, wanted, spec))
 
     async def _create(
         self, api: Api, made: Service, endpoints: list[Endpoint], ports: list[dict[str, Any]], spec: dict[str, Any]
@@ -369,15 +374,8 @@ def _outside(live: LiveLab) -> Iterator[str]:
             live.run(path, f"ip {line}")
         for place in (*(node.netns for node in live.lab.nodes), path):  # kernels send one ICMP error a second
             live.run(place, "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
-        for node in live.lab.nodes:
-            gateways = OUTSIDE["outside"]
-            configure(
-                node.netns,
-                [
-                    f"route add {prefix}{'/64' if ':' in prefix else '0/24'} via {gateways[':' in prefix]}"
-                    for prefix in (*EXTERNAL, *BALANCER)
-                ],
-            )
+        for node in live.lab.nodes:  # as any node has one
+            configure(node.netns, [f"route add default via {gateway}" for gateway in OUTSIDE["outside"]])
         yield path
     finally:
         remove(path)
