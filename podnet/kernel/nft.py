@@ -14,7 +14,7 @@ import hashlib
 import os
 import socket
 import stat
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -270,7 +270,8 @@ def split(steps: Iterable[Step]) -> tuple[list[Step], list[Step]]:
     steps = [step for step in steps if isinstance(step.resource, NftTable | Element)]
     made = [step.resource for step in steps if step.verb != "delete"]
     tables = {resource.home for resource in made if isinstance(resource, NftTable)}
-    sets = {(*resource.home, resource.set) for resource in made if isinstance(resource, Element)}
+    sets = {(*resource.home, resource.set): False for resource in made if isinstance(resource, Element)}
+    sets |= {(*each.home, each.set): True for each in made if isinstance(each, Element) and _interval(each)}
     first: list[Step] = []
     last: list[Step] = []
     for step in steps:
@@ -278,11 +279,16 @@ def split(steps: Iterable[Step]) -> tuple[list[Step], list[Step]]:
     return first, last
 
 
-def _beside(resource: Resource, tables: Collection[Key], sets: Collection[Key]) -> bool:
+def _beside(resource: Resource, tables: Collection[Key], sets: Mapping[Key, bool]) -> bool:
+    """`sets` to which elements are added, and whether an interval is among those."""
     if isinstance(resource, Element):
-        interval = "/" in resource.element or "-" in resource.element
-        return resource.home in tables or (interval and (*resource.home, resource.set) in sets)
+        intervals = sets.get((*resource.home, resource.set))
+        return resource.home in tables or bool(intervals) or (intervals is not None and _interval(resource))
     return isinstance(resource, NftTable) and resource.home in tables
+
+
+def _interval(element: Element) -> bool:
+    return "/" in element.element or "-" in element.element
 
 
 def _element(table: NftTable, found: nftables.NftSet, text: str) -> Element:

@@ -83,7 +83,15 @@ def element(key: str, table: str = "podnet-a", name: str = "s") -> Element:
         ([Step("add", TABLE), Step("add", element("1"))], []),
         ([Step("delete", element("1"))], [element("1")]),
         ([Step("delete", element("1")), Step("delete", TABLE)], [element("1"), TABLE]),
-        ([Step("add", element("1")), Step("delete", element("2"))], []),
+        ([Step("add", element("1")), Step("delete", element("2"))], [element("2")]),
+        ([Step("change", element("1"), element("1"), ("value",)), Step("delete", element("2"))], [element("2")]),
+        ([Step("add", element("10.1.0.5")), Step("delete", element("10.1.0.0/24"))], []),
+        ([Step("add", element("10.1.0.0/24")), Step("delete", element("10.1.0.0"))], []),
+        (
+            [Step("add", element("10.1.0.0/24")), Step("delete", element("10.1.0.5", name="t"))],
+            [element("10.1.0.5", name="t")],
+        ),
+        ([Step("add", element("10.1.0.0-10.1.0.9")), Step("delete", element("10.1.0.0"))], []),
         ([Step("add", element("1")), Step("delete", element("2", name="t"))], [element("2", name="t")]),
         ([Step("change", TABLE, TABLE, ("body",)), Step("delete", element("2", name="t"))], []),
         (
