@@ -23,8 +23,8 @@ from podnet.daemons.stations import allow_many_files
 from podnet.daemons.userspace_udp import Datagrams
 from podnet.kernel.original import of_stream
 from podnet.network.proxy.balancing import TIMEOUTS, Entry, Table
-from podnet.network.proxy.model import Endpoint, Scope
 from podnet.network.proxy.userspace import Orders
+from podnet.network.service_port import Endpoint, Scope
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from podnet.daemons.listening import bound
 from podnet.kernel.netlink import NETFILTER, Netlink, NetlinkError, enlarge
 from podnet.kernel.original import of_datagram
 from podnet.network.proxy.balancing import Entry, Table
-from podnet.network.proxy.model import Endpoint, Scope
+from podnet.network.service_port import Endpoint, Scope
 
 IDLE = 20.0
 """Seconds; at most two thirds of what the kernel keeps a UDP flow for."""

@@ -15,7 +15,7 @@ import msgspec
 from podnet.network import bandwidth, forwarding, hostports, masquerade, migration, pods
 from podnet.network.memo import Memo, each, forget, recall
 from podnet.network.proxy import feature as proxy
-from podnet.network.proxy.model import ServicePort
+from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView
 from podnet.state.host import Action
 from podnet.state.plan import Plan

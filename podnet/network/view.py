@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from podnet.network.proxy.model import ServicePort
+from podnet.network.service_port import ServicePort
 from podnet.network.value import Value
 from podnet.objects.network import NetworkSpec
 

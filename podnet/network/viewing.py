@@ -14,9 +14,9 @@ import msgspec
 from podnet.network.backends import validate
 from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
-from podnet.network.proxy.model import Place, ServicePort
 from podnet.network.proxy.service_ports import affinity, owner, retried, service_ports
 from podnet.network.proxy.splitting import in_force
+from podnet.network.service_port import Place, ServicePort
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.core import Node

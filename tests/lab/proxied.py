@@ -25,8 +25,8 @@ from podnet.daemons.proxy_feed import Feed
 from podnet.daemons.userspace_proxy import Status
 from podnet.kernel import netns
 from podnet.kernel.dataplane import KernelDataplane
-from podnet.network.proxy.model import Endpoint, ServicePort
 from podnet.network.proxy.userspace import frame, orders, serve
+from podnet.network.service_port import Endpoint, ServicePort
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
 from podnet.state.plan import plan

@@ -16,7 +16,7 @@ from podnet.kernel.dataplane import KernelDataplane
 from podnet.kernel.iptables import Iptables
 from podnet.kernel.outcome import Outcome, Tally
 from podnet.network.proxy.iptables import Settings, chains
-from podnet.network.proxy.model import Endpoint, ServicePort
+from podnet.network.service_port import Endpoint, ServicePort
 from podnet.state.iptables import CANARY, FAMILIES, OWNER, IptablesChain, IptablesJump
 from podnet.state.plan import Plan, plan
 from podnet.state.resource import NodeState, Resource, state

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from podnet.network.proxy.model import ServicePort
+from podnet.network.service_port import ServicePort
 from tests.lab.hands import needs_root, wait_for
 from tests.lab.proxied import VIP, Node, address, proxied, service
 

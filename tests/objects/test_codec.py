@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from podnet.objects.codec import InvalidObject, convert, decode, encode
 from podnet.objects.core import Node, Pod
-from podnet.objects.services import Service
 from podnet.objects.kinds import KINDS
 from podnet.objects.meta import Object
 from podnet.objects.network import NetworkConfig
+from podnet.objects.services import Service
 
 WRONG: list[tuple[type[Object], Any, str, str]] = [
     (Node, [], "", "Expected `object`, got `array`"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from podnet.network.proxy.model import Endpoint, Scope, Segment, ServicePort
+from podnet.network.service_port import Endpoint, Scope, Segment, ServicePort
 
 TIMEOUTS = (0.25, 0.5, 1.0, 2.0)
 """Seconds that each attempt to connect may take."""

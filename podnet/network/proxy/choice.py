@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from podnet.network.proxy.model import Endpoint, Place, order
+from podnet.network.service_port import Endpoint, Place, order
 from podnet.network.value import Value
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from podnet.network.proxy import flows, nft_chains, nftables
-from podnet.network.proxy.model import ServicePort
+from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView, base_address, is_v6
 from podnet.state.host import Action, Sysctl
 from podnet.state.plan import Plan

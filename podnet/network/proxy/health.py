@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from podnet.network.proxy.model import Place
 from podnet.network.proxy.service_ports import HEADLESS, PROXY_NAME
+from podnet.network.service_port import Place
 from podnet.network.value import Value
 from podnet.objects.core import Node
 from podnet.objects.network import NetworkSpec

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
 
-from podnet.network.proxy.model import Endpoint, ServicePort, order
+from podnet.network.service_port import Endpoint, ServicePort, order
 from podnet.network.value import Value
 from podnet.state.host import Sysctl
 from podnet.state.iptables import FIREWALL, TABLES, IptablesChain, jumps

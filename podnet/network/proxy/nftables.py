@@ -18,8 +18,8 @@ from ipaddress import ip_network
 from math import gcd
 from zlib import crc32
 
-from podnet.network.proxy.model import Endpoint, Frontend, ServicePort
 from podnet.network.proxy.nft_chains import FAMILIES, SIZES, TABLE
+from podnet.network.service_port import Endpoint, Frontend, ServicePort
 from podnet.state.nft import Element
 from podnet.state.resource import Resource
 

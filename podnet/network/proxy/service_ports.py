@@ -14,8 +14,8 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
 from podnet.network.proxy.choice import Candidate, under_cluster, under_local
-from podnet.network.proxy.model import Endpoint, Place, Segment, ServicePort
 from podnet.network.proxy.splitting import Choose, Labels, shares
+from podnet.network.service_port import Endpoint, Place, Segment, ServicePort
 from podnet.network.view import is_v6
 from podnet.objects import services
 from podnet.objects.network import ServiceRouteSpec

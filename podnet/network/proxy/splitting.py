@@ -14,7 +14,7 @@ from math import lcm
 import msgspec
 
 from podnet.network.proxy.choice import Candidate
-from podnet.network.proxy.model import Endpoint
+from podnet.network.service_port import Endpoint
 from podnet.objects.network import RouteBackend, ServiceRoute, ServiceRouteSpec
 
 Network = IPv4Network | IPv6Network

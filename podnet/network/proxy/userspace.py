@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
-from podnet.network.proxy.model import Frontend, ServicePort
+from podnet.network.service_port import Frontend, ServicePort
 from podnet.network.value import Value
 from podnet.network.view import Attachment, NodeView, Problem, is_v6
 from podnet.state.host import Action, ForgetFlows

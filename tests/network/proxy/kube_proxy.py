@@ -8,7 +8,7 @@ both policies Local, an endpoint here and one elsewhere · svc8 internalTrafficP
 from __future__ import annotations
 
 from podnet.network.proxy.iptables import Settings
-from podnet.network.proxy.model import Endpoint, ServicePort
+from podnet.network.service_port import Endpoint, ServicePort
 
 SETTINGS = Settings(cluster_cidr="10.0.0.0/8", node_addresses=("192.168.0.2",))
 

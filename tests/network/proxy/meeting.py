@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from podnet.network.proxy.model import Endpoint, Frontend, Segment, ServicePort
 from podnet.network.proxy.nft_chains import Settings, table
 from podnet.network.proxy.nftables import PROTOCOLS, elements, frontends, hairpin
+from podnet.network.service_port import Endpoint, Frontend, Segment, ServicePort
 from podnet.state.resource import Resource
 from tests.network.proxy.nft_machine import Machine, Packet, Seen
 

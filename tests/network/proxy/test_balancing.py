@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podnet.network.proxy.balancing import Ring, Table, identity
-from podnet.network.proxy.model import Endpoint, Segment, ServicePort
+from podnet.network.service_port import Endpoint, Segment, ServicePort
 
 A, B, C = (Endpoint(f"10.1.0.{number}", 80) for number in (1, 2, 3))
 PLAIN = ServicePort("default", "web", "", "tcp", False, "10.96.0.1", 80, internal=(A,), external=(B,), cluster=(A, B))

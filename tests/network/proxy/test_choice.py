@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podnet.network.proxy.choice import Candidate, under_cluster, under_local
-from podnet.network.proxy.model import Endpoint, Place
+from podnet.network.service_port import Endpoint, Place
 
 HERE = Place("n1", "zone-a")
 

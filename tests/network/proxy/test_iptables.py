@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from podnet.network.proxy.iptables import LARGE, Settings, chains, frame, large, own, shared
-from podnet.network.proxy.model import Endpoint, ServicePort
+from podnet.network.service_port import Endpoint, ServicePort
 from podnet.state.host import Sysctl
 from podnet.state.iptables import FAMILIES, JUMPS, TABLES, IptablesChain, IptablesJump, named
 from podnet.state.resource import Resource, state

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from podnet.network.proxy.model import Endpoint, Frontend, ServicePort
 from podnet.network.proxy.nft_chains import SIZES, TABLE, Settings, table
 from podnet.network.proxy.nftables import PROTOCOLS, elements, frontends, hairpin, ids, spread
+from podnet.network.service_port import Endpoint, Frontend, ServicePort
 from podnet.state.nft import Element, NftTable
 from podnet.state.resource import state
 from tests.network.proxy.meeting import (

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from podnet.network.proxy.model import Endpoint, Frontend, Place
-from podnet.network.proxy.model import ServicePort as Made
 from podnet.network.proxy.service_ports import HEADLESS, PROXY_NAME, RANGES_ANNOTATION, owner, service_ports
+from podnet.network.service_port import Endpoint, Frontend, Place
+from podnet.network.service_port import ServicePort as Made
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.services import (
     ClientIPConfig,

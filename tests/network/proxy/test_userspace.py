@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from podnet.network.proxy import userspace
-from podnet.network.proxy.model import Endpoint, ServicePort
+from podnet.network.service_port import Endpoint, ServicePort
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
 from podnet.state.host import ForgetFlows
