@@ -63,6 +63,7 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     )
     for name, feature in NODE_FEATURES.items():
         units[name,] = recall(memo, (name,), (node,), lambda feature=feature: tuple(feature(node)))  # type: ignore[misc]
+    units["together",] = proxy.together(node, view.services, memo)
     for attachment in view.attachments:
         unit = ("pod", *attachment.id)
         units[unit] = recall(memo, unit, (node, attachment), lambda pod=attachment: tuple(_pod(node, pod)))  # type: ignore[misc]

@@ -1,8 +1,8 @@
 """Services as features of a node: the frame that a mode needs once, the part of each Service, and of each pod.
 
-A mode is a module with the functions of `Mode`; MODES is the list, and `spec.proxy.mode` of the cluster's
-configuration chooses. Changing it is a difference like any other: what the old mode had is taken away after what the
-new one needs is there, and connections that are established are in the kernel's flow table and stay.
+MODES is the list of modes, and `spec.proxy.mode` of the cluster's configuration chooses. Changing it is a difference
+like any other: what the old mode had is taken away after what the new one needs is there, and connections that are
+established are in the kernel's flow table and stay.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from podnet.network.proxy import flows, nft_chains, nftables
+from podnet.network.memo import Memo, each, recall
+from podnet.network.proxy import flows, iptables, nft_chains, nftables, userspace
 from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView, base_address, is_v6
 from podnet.state.host import Action, Sysctl
@@ -19,6 +20,7 @@ from podnet.state.resource import Resource
 from podnet.state.routes import Route
 
 LOCALHOST = "127.0.0.1"
+Services = Mapping[tuple[str, str], tuple[ServicePort, ...]]
 
 
 class Mode(Protocol):
@@ -30,8 +32,14 @@ class Mode(Protocol):
     def serve(self, view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
         """One Service's part."""
 
+    def together(self, view: NodeView, services: Services, memo: Memo) -> Iterator[Resource]:
+        """What has a part of every Service in it."""
+
     def hairpin(self, view: NodeView, attachment: Attachment) -> Iterator[Resource]:
         """What lets a pod of this node reach itself through a Service."""
+
+    def forget(self, view: NodeView, plan: Plan) -> Iterator[Action]:
+        """The flows that a difference has made wrong."""
 
 
 class Nftables:
@@ -39,15 +47,13 @@ class Nftables:
 
     def frame(self, view: NodeView) -> Iterator[Resource]:
         """A table and routes for each family of the cluster; 127.0.0.1 may be led to pods."""
-        proxy = view.network.proxy
         for v6 in families(view):
             pods, own, ranges = (
                 tuple(cidr for cidr in cidrs if is_v6(cidr) == v6)
-                for cidrs in (view.network.pod_cidrs, view.me.pod_cidrs, proxy.service_cidrs)
+                for cidrs in (view.network.pod_cidrs, view.me.pod_cidrs, view.network.proxy.service_cidrs)
             )
             yield nft_chains.table(nft_chains.Settings(v6, pods, own, view.affinities, ranges, view.retries))
-            # A packet of the node itself is routed before it is translated: without a default route it would not leave.
-            yield from (Route(cidr, dev=view.facts.uplink, scope_link=not v6) for cidr in ranges)
+            yield from routes(view, v6)
             if not v6:
                 yield Sysctl("net/ipv4/conf/all/route_localnet", "1")
 
@@ -59,6 +65,10 @@ class Nftables:
                 addresses = node_addresses(view, port.v6)
                 yield from nftables.elements(port, addresses, proxy.masquerade_all, proxy.source_ranges_for_all)
 
+    def together(self, view: NodeView, services: Services, memo: Memo) -> Iterator[Resource]:
+        """Nothing."""
+        return iter(())
+
     def hairpin(self, view: NodeView, attachment: Attachment) -> Iterator[Resource]:
         """An element."""
         there = families(view)
@@ -66,8 +76,59 @@ class Nftables:
             if is_v6(address) in there:
                 yield nftables.hairpin(address, is_v6(address))
 
+    def forget(self, view: NodeView, plan: Plan) -> Iterator[Action]:
+        """See flows.py."""
+        return flows.forget(plan, _udp(view))
 
-MODES: Mapping[str, Mode] = {"nftables": Nftables()}
+
+class Iptables:
+    """See iptables.py."""
+
+    def frame(self, view: NodeView) -> Iterator[Resource]:
+        """Routes; the chains are in `together`."""
+        for v6 in families(view):
+            yield from routes(view, v6)
+
+    def serve(self, view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
+        """The chains that are this Service's alone."""
+        for port in _of(view, ports):
+            yield from iptables.own(port, _settings(view, port.v6))
+
+    def together(self, view: NodeView, services: Services, memo: Memo) -> Iterator[Resource]:
+        """The chains in which every Service has lines."""
+
+        def lines(key: tuple[str, str]) -> tuple[tuple[bool, iptables.Line], ...]:
+            ports = _of(view, services[key])
+            return tuple((port.v6, line) for port in ports for line in iptables.shared(port, _settings(view, port.v6)))
+
+        said = each(memo, "lines", (view,), (services,), lines, lambda key: key)
+        for v6 in families(view):
+            own = (line for key in sorted(said) for family, line in said[key] if family == v6)
+            yield from iptables.frame(own, _settings(view, v6))
+
+    def hairpin(self, view: NodeView, attachment: Attachment) -> Iterator[Resource]:
+        """Nothing: a rule for each endpoint does it."""
+        return iter(())
+
+    def forget(self, view: NodeView, plan: Plan) -> Iterator[Action]:
+        """See flows.py."""
+        return flows.forget_chains(plan, _udp(view))
+
+
+class Userspace:
+    """See userspace.py."""
+
+    frame = staticmethod(userspace.frame)
+    serve = staticmethod(userspace.serve)
+    hairpin = staticmethod(userspace.hairpin)
+    forget = staticmethod(userspace.forget)
+
+    def together(self, view: NodeView, services: Services, memo: Memo) -> Iterator[Resource]:
+        """Nothing."""
+        return iter(())
+
+
+MODES: Mapping[str, Mode] = {"nftables": Nftables(), "iptables": Iptables(), "userspace": Userspace()}
 
 
 def frame(view: NodeView) -> Iterator[Resource]:
@@ -82,6 +143,14 @@ def serve(view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
     return mode.serve(view, ports) if mode else iter(())
 
 
+def together(view: NodeView, services: Services, memo: Memo) -> tuple[Resource, ...]:
+    """The feature of all Services."""
+    mode = MODES.get(view.network.proxy.mode)
+    if mode is None:
+        return ()
+    return recall(memo, "together", (view, services), lambda: tuple(mode.together(view, services, memo)))
+
+
 def hairpin(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
     """The feature of each pod."""
     mode = MODES.get(view.network.proxy.mode)
@@ -89,8 +158,9 @@ def hairpin(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
 
 
 def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
-    """The flows that must not stay; see flows.py."""
-    return flows.forget(plan, _udp(view))
+    """The flows that must not stay."""
+    mode = MODES.get(view.network.proxy.mode)
+    return mode.forget(view, plan) if mode else iter(())
 
 
 def _udp(view: NodeView) -> Iterator[tuple[str, int, str]]:
@@ -99,6 +169,31 @@ def _udp(view: NodeView) -> Iterator[tuple[str, int, str]]:
             if port.protocol == "udp":
                 for frontend in nftables.frontends(port, node_addresses(view, port.v6)):
                     yield from ((frontend.address, frontend.port, each.address) for each in port.endpoints)
+
+
+def _of(view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[ServicePort]:
+    there = families(view)
+    return (port for port in ports if port.v6 in there)
+
+
+def _settings(view: NodeView, v6: bool) -> iptables.Settings:
+    proxy = view.network.proxy
+    return iptables.Settings(
+        v6=v6,
+        cluster_cidr=next((cidr for cidr in view.network.pod_cidrs if is_v6(cidr) == v6), ""),
+        masquerade_all=proxy.masquerade_all,
+        node_port_addresses=tuple(cidr for cidr in proxy.node_port_addresses if is_v6(cidr) == v6),
+        node_addresses=tuple(address for address in view.me.addresses if is_v6(address) == v6),
+        ranges_for_all=proxy.source_ranges_for_all,
+    )
+
+
+def routes(view: NodeView, v6: bool) -> Iterator[Route]:
+    """To cluster addresses. A packet of the node itself is routed before it is translated: without a default route it
+    would not leave."""
+    for cidr in view.network.proxy.service_cidrs:
+        if is_v6(cidr) == v6:
+            yield Route(cidr, dev=view.facts.uplink, scope_link=not v6)
 
 
 def families(view: NodeView) -> tuple[bool, ...]:

@@ -8,11 +8,13 @@ So a restart of the agent forgets nothing by itself, and makes good what changed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from podnet.network.proxy.nft_chains import TABLE
 from podnet.network.proxy.nftables import PROTOCOLS, protocol_of
 from podnet.state.host import ForgetFlows
+from podnet.state.iptables import IptablesChain
 from podnet.state.nft import Element
 from podnet.state.plan import Plan
 
@@ -40,6 +42,23 @@ def forget(plan: Plan, reachable: Iterable[tuple[str, int, str]]) -> Iterator[Fo
                 yield ForgetFlows(UDP, port, destination=address, answered_by=endpoint)
     for address, port in fresh:
         yield ForgetFlows(UDP, port, destination=address, answered_by=address)
+
+
+def forget_chains(plan: Plan, reachable: Iterable[tuple[str, int, str]]) -> Iterator[ForgetFlows]:
+    """The same for mode iptables, whose chain of an endpoint says its address and protocol."""
+    gone = dict.fromkeys(
+        found["address"].strip("[]")
+        for step in plan.steps
+        if step.verb == "delete" and isinstance(step.resource, IptablesChain)
+        for rule in step.resource.rules or ()
+        if (found := _DNAT.search(rule))
+    )
+    if gone:
+        kept = {endpoint for _, _, endpoint in reachable}
+        yield from (ForgetFlows(UDP, answered_by=endpoint) for endpoint in gone if endpoint not in kept)
+
+
+_DNAT = re.compile(r"-p udp .*-j DNAT --to-destination (?P<address>\S+):\d+$")
 
 
 def _place(element: Element) -> tuple[str, int] | None:
