@@ -1,7 +1,7 @@
 """How the agent tells the userspace proxy what to do: lines of JSON over a unix socket, each answered with a Status.
 
-An order is the whole truth, so neither side has to know what the other remembers: a proxy that was restarted gets it
-again as soon as it listens, and one that loses its agent goes on with the last one.
+On each new connection the agent tells the whole, then only what changes. So neither has to know what the other
+remembers: a proxy that was restarted is told again as soon as it listens, and one that loses its agent goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from podnet.daemons.userspace_proxy import Proxy, Status
-from podnet.network.proxy.userspace import Orders
+from podnet.network.proxy.userspace import Orders, since
 
 RETRY = 0.2
 """Seconds between attempts to reach the proxy."""
@@ -103,15 +103,18 @@ class Feed:
 
     async def _talk(self) -> None:
         reader, writer = await asyncio.open_unix_connection(self.path, limit=LONGEST)
+        told: Orders | None = None
         self._changed.set()
         try:
             while True:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._changed.wait()
-                orders = self._orders if self._changed.is_set() else None
                 self._changed.clear()
-                self._take(await _ask(reader, writer, Message(orders)))
+                now = self._orders
+                news = None if now is None or now is told else since(told, now) if told else now
+                self._take(await _ask(reader, writer, Message(news)))
+                told = now
         finally:
             writer.close()
 

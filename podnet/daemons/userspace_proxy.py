@@ -22,7 +22,7 @@ from podnet.daemons.splicing import Pipes, Relay, reset
 from podnet.daemons.stations import allow_many_files
 from podnet.daemons.userspace_udp import Datagrams
 from podnet.kernel.original import of_stream
-from podnet.network.proxy.balancing import TIMEOUTS, Entry, Table
+from podnet.network.proxy.balancing import TIMEOUTS, Entry, Table, identity
 from podnet.network.proxy.userspace import Orders
 from podnet.network.service_port import Endpoint, Scope
 
@@ -69,7 +69,7 @@ class Proxy:
     def __init__(self) -> None:
         """Call inside the event loop."""
         allow_many_files()
-        self.orders = Orders()
+        self._places: set[tuple[str, int]] = set()
         self._table = Table()
         self._loop = asyncio.get_running_loop()
         self._pipes = Pipes()
@@ -81,9 +81,16 @@ class Proxy:
 
     def update(self, orders: Orders) -> None:
         """Do this from now on."""
-        self.orders = orders
-        self._table.update(orders.ports, orders.inside, self._loop.time())
-        wanted = {(address, orders.port) for address in orders.addresses}
+        gone = set(orders.gone)
+        if orders.whole:
+            gone = {identity(entry.port) for entry in self._table.entries} - set(map(identity, orders.ports))
+        self._table.change(orders.ports, gone, orders.inside)
+        self._places = {(address, orders.port) for address in orders.addresses}
+        self._listen_everywhere()
+        self._sweep()
+
+    def _listen_everywhere(self) -> None:
+        wanted = self._places
         self._trouble = ""
         for place in self._listeners.keys() - wanted:
             self._close(place)
@@ -93,7 +100,6 @@ class Proxy:
             except OSError as error:
                 self._trouble = f"can't listen on {place[0]} port {place[1]}: {error.strerror}"
                 log.error("%s", self._trouble)
-        self._sweep()
 
     async def run(self) -> None:
         """Look after what ends by itself, for ever."""
@@ -102,13 +108,13 @@ class Proxy:
             self._table.expire(self._loop.time())
             self._sweep()
             if self._trouble:
-                self.update(self.orders)
+                self._listen_everywhere()
 
     def status(self, details: bool = False) -> Status:
         """What it is doing; `details`: for each ServicePort too."""
         flows = [flow for _, datagrams in self._listeners.values() for flow in datagrams.flows.values()]
         return Status(
-            ports=len(self.orders.ports),
+            ports=len(self._table.entries),
             connections=len(self._relays),
             flows=len(flows),
             accepted=self._counts["accepted"],
@@ -164,9 +170,8 @@ class Proxy:
         datagrams.close()
 
     def _sweep(self) -> None:
-        entries = {id(entry) for entry in self._table.entries}
         for _, datagrams in self._listeners.values():
-            datagrams.sweep(entries)
+            datagrams.sweep()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(TURNS):

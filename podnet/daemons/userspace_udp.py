@@ -49,7 +49,7 @@ class Flow:
     @property
     def holds(self) -> bool:
         """Whether the endpoint is still one for this client."""
-        return self.endpoint in self.entry.among(self.scope, self.inside, self.client[0])
+        return not self.entry.gone and self.endpoint in self.entry.among(self.scope, self.inside, self.client[0])
 
 
 class Datagrams:
@@ -145,11 +145,11 @@ class Datagrams:
         self._loop.remove_reader(flow.socket)
         flow.socket.close()
 
-    def sweep(self, all_entries: set[int]) -> None:
-        """End flows that are idle, or lead to what is gone. `all_entries`: ids of the entries there are."""
+    def sweep(self) -> None:
+        """End flows that are idle, or lead to what is gone."""
         oldest = self._clock() - idle()
         for flow in list(self.flows.values()):
-            if flow.used < oldest or id(flow.entry) not in all_entries or not flow.holds:
+            if flow.used < oldest or not flow.holds:
                 self._end(flow)
         self._failed = {client: ends for client, ends in self._failed.items() if client in self.flows}
 

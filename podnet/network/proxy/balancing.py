@@ -7,8 +7,9 @@ never a connection. Source: kubernetes pkg/proxy/userspace/{proxysocket,roundrob
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from weakref import WeakValueDictionary
 
 from podnet.network.service_port import Endpoint, Scope, Segment, ServicePort
 
@@ -106,10 +107,11 @@ class Ring:
 
 
 class Entry:
-    """One ServicePort, which changes, and its ring, which stays."""
+    """One ServicePort, which changes, and its ring, which stays. `gone`: there is no such ServicePort any more."""
 
     def __init__(self, port: ServicePort, keep: Keep) -> None:
         self.port = port
+        self.gone = False
         self.ring = Ring(keep)
         self._segments: tuple[tuple[tuple[Network, ...], Segment], ...] = ()
         self.become(port)
@@ -138,31 +140,49 @@ class Table:
 
     def __init__(self) -> None:
         self._entries: dict[Identity, Entry] = {}
-        self._frontends: dict[Frontend, tuple[Entry, Scope]] = {}
-        self._keeps: dict[str, Keep] = {}
+        self._frontends: dict[Frontend, list[tuple[Entry, Scope]]] = {}
+        self._keeps: WeakValueDictionary[str, Keep] = WeakValueDictionary()
         self._inside: tuple[Network, ...] = ()
 
     @property
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Collection[Entry]:
         """All there are."""
-        return iter(self._entries.values())
+        return self._entries.values()
 
-    def update(self, ports: Iterable[ServicePort], inside: Iterable[str], now: float) -> None:
-        """What there is from now on, all of it; `inside` are the CIDRs of clients that count as the cluster's own."""
-        before, self._entries, self._frontends = self._entries, {}, {}
-        keeps, self._keeps = self._keeps, {}
+    def change(self, ports: Iterable[ServicePort], gone: Iterable[Identity], inside: Iterable[str]) -> None:
+        """These are new or as they are now, those are gone; `inside` are the CIDRs of clients that count as the
+        cluster's own."""
         self._inside = tuple(map(ip_network, inside))
+        for name in gone:
+            if entry := self._entries.pop(name, None):
+                self._withdraw(entry)
+                entry.gone = True
         for port in ports:
-            name = port.affinity_of or "/".join(map(str, identity(port)))
-            keep = self._keeps.setdefault(name, keeps.get(name, Keep()))
-            entry = before.get(identity(port)) or Entry(port, keep)
+            self._put(port)
+
+    def _put(self, port: ServicePort) -> None:
+        name = identity(port)
+        keep = self._keeps.setdefault(port.affinity_of or "/".join(map(str, name)), Keep())
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[name] = Entry(port, keep)
+        else:
+            self._withdraw(entry)
             entry.become(port)
             entry.ring.keep = keep
-            self._entries[identity(port)] = entry
-            for frontend in port.frontends:
-                key = (port.protocol, frontend.address, frontend.port)
-                self._frontends.setdefault(key, (entry, frontend.scope))
-        self.expire(now)
+        for frontend in port.frontends:
+            key = (port.protocol, frontend.address, frontend.port)
+            self._frontends.setdefault(key, []).append((entry, frontend.scope))
+
+    def _withdraw(self, entry: Entry) -> None:
+        """Who else claims a frontend has it now."""
+        for frontend in entry.port.frontends:
+            key = (entry.port.protocol, frontend.address, frontend.port)
+            left = [claim for claim in self._frontends.get(key, ()) if claim[0] is not entry]
+            if left:
+                self._frontends[key] = left
+            else:
+                self._frontends.pop(key, None)
 
     def expire(self, now: float) -> None:
         """Forget affinities that are over."""
@@ -176,7 +196,8 @@ class Table:
 
     def find(self, protocol: str, address: str, port: int) -> tuple[Entry, Scope] | None:
         """Whom an address and port belong to; any address at which a packet was led here is one of the node's."""
-        return self._frontends.get((protocol, address, port)) or self._frontends.get((protocol, "", port))
+        claims = self._frontends.get((protocol, address, port)) or self._frontends.get((protocol, "", port))
+        return claims[0] if claims else None
 
     def is_inside(self, client: str) -> bool:
         """Whether a client is of the cluster."""

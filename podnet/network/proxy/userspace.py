@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
+import msgspec
+
+from podnet.network.proxy.balancing import Identity, identity
 from podnet.network.service_port import Frontend, ServicePort
 from podnet.network.value import Value
 from podnet.network.view import Attachment, NodeView, Problem, is_v6
@@ -81,12 +84,27 @@ _BODY = """\
 
 
 class Orders(Value, frozen=True):
-    """What the proxy is to do, all of it: where to listen, which clients' CIDRs are the cluster's own, the Services."""
+    """What the proxy is to do: where to listen, which clients' CIDRs are the cluster's own, the Services.
+
+    `whole`: there are no other ServicePorts than `ports`; otherwise the others stay, except those in `gone`.
+    """
 
     addresses: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
     ports: tuple[ServicePort, ...] = ()
     port: int = PORT
+    whole: bool = True
+    gone: tuple[Identity, ...] = ()
+
+
+def since(before: Orders, now: Orders) -> Orders:
+    """What is to be told to a proxy that follows the orders of before. Both are whole; equal ports that are the same
+    objects are found without a look into them."""
+    old, new = set(map(id, before.ports)), set(map(id, now.ports))
+    changed = tuple(port for port in now.ports if id(port) not in old)
+    again = set(map(identity, changed))
+    gone = {identity(port) for port in before.ports if id(port) not in new} - again
+    return msgspec.structs.replace(now, ports=changed, whole=False, gone=tuple(sorted(gone)))
 
 
 def orders(view: NodeView, ports: Iterable[ServicePort]) -> Orders:

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podnet.network.proxy.balancing import Ring, Table, identity
+from podnet.network.proxy.balancing import Identity, Ring, Table, identity
 from podnet.network.service_port import Endpoint, Segment, ServicePort
 
 A, B, C = (Endpoint(f"10.1.0.{number}", 80) for number in (1, 2, 3))
@@ -87,7 +87,7 @@ def test_what_is_over_is_forgotten():
 
 def table(*ports: ServicePort) -> Table:
     made = Table()
-    made.update(ports, ("10.1.0.0/16", "127.0.0.0/8", "fd00::/64"), 0)
+    made.change(ports, (), ("10.1.0.0/16", "127.0.0.0/8", "fd00::/64"))
     return made
 
 
@@ -126,12 +126,15 @@ def test_a_change_keeps_turns_and_affinities_of_what_stays():
     made = table(port)
     (entry,) = made.entries
     entry.ring.pick((A,), "x", 0, 10)
-    made.update([msgspec.structs.replace(port, internal=(A, C), cluster=(A, C))], (), 1)
+    made.change([msgspec.structs.replace(port, internal=(A, C), cluster=(A, C))], (), ())
+    made.expire(1)
     assert list(made.entries) == [entry]
     assert entry.ring.keep.endpoints == {"x": A}
-    made.update([msgspec.structs.replace(port, internal=(C,), cluster=(C,), external=(C,))], (), 2)
+    made.change([msgspec.structs.replace(port, internal=(C,), cluster=(C,), external=(C,))], (), ())
+    made.expire(2)
     assert entry.ring.keep.endpoints == {}
-    made.update([], (), 3)
+    made.change((), [identity(port)], ())
+    assert entry.gone
     assert made.find("tcp", "10.96.0.1", 80) is None
 
 
@@ -143,12 +146,28 @@ def test_affinities_end_by_themselves():
     assert entry.ring.keep.endpoints == {}
 
 
-def test_an_address_of_two_services_stays_with_the_first():
+def test_an_address_of_two_services_stays_with_the_first_until_that_goes():
     one = msgspec.structs.replace(PLAIN, external_ips=("1.2.3.4",))
     two = msgspec.structs.replace(one, service="zwei", cluster_ip="10.96.0.2")
-    found = table(one, two).find("tcp", "1.2.3.4", 80)
+    made = table(one, two)
+    assert holder(made) == identity(one)
+    made.change((), [identity(one)], ())
+    assert holder(made) == identity(two)
+    made.change((), [identity(two)], ())
+    assert made.find("tcp", "1.2.3.4", 80) is None
+
+
+def holder(made: Table) -> Identity:
+    found = made.find("tcp", "1.2.3.4", 80)
     assert found
-    assert identity(found[0].port) == identity(one)
+    return identity(found[0].port)
+
+
+def test_an_address_that_a_service_gives_up_leads_nowhere():
+    made = table(msgspec.structs.replace(PLAIN, external_ips=("1.2.3.4",)))
+    made.change([PLAIN], (), ())
+    assert made.find("tcp", "1.2.3.4", 80) is None
+    assert made.find("tcp", "10.96.0.1", 80)
 
 
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=6))
@@ -185,7 +204,8 @@ def test_a_client_stays_with_its_pod_across_the_ports_of_a_service():
         assert one
         assert two
         assert one.address == two.address
-    made.update([plain], (), 2)
+    made.change((), [identity(other)], ())
+    made.expire(2)
     assert len(first.ring.keep.endpoints) == 3
 
 

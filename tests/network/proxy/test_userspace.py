@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from podnet.network.proxy import userspace
+from podnet.network.proxy.balancing import Table, identity
 from podnet.network.service_port import Endpoint, ServicePort
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
@@ -171,3 +174,33 @@ def test_tcp_connections_are_never_forgotten():
     assert not list(userspace.forget(VIEW, steps(WEB, None)))
     other = Element("inet", "podnet-hostports", "services", "17 . 53", "x")
     assert not list(userspace.forget(VIEW, Plan((Step("add", other),))))
+
+
+names = st.lists(st.integers(0, 9), unique=True)
+
+
+@given(names, names, st.sets(st.integers(0, 9)))
+def test_a_proxy_that_is_told_the_changes_knows_the_whole(before: list[int], now: list[int], other: set[int]):
+    def ports(numbers: list[int], changed: set[int]) -> list[ServicePort]:
+        return [all_ports[number, number in changed] for number in numbers]
+
+    all_ports = {
+        (number, more): msgspec.structs.replace(
+            WEB, service=f"s{number}", cluster_ip=f"10.96.1.{number}", node_port=31000 + number if more else 0
+        )
+        for number in range(10)
+        for more in (False, True)
+    }
+    first, second = userspace.orders(VIEW, ports(before, set())), userspace.orders(VIEW, ports(now, other))
+    news = userspace.since(first, second)
+    assert not news.whole
+    told, straight = Table(), Table()
+    told.change(first.ports, (), ())
+    told.change(news.ports, news.gone, ())
+    straight.change(second.ports, (), ())
+    keys = [("tcp", f"10.96.1.{number}", 80) for number in range(10)]
+    keys += [("tcp", "1.1.1.1", 31000 + number) for number in range(10)]
+    for key in keys:
+        one, two = told.find(*key), straight.find(*key)
+        assert (one and one[0].port) == (two and two[0].port)
+    assert {identity(entry.port) for entry in told.entries} == {identity(entry.port) for entry in straight.entries}
