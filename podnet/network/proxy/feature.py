@@ -8,6 +8,7 @@ established are in the kernel's flow table and stay.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 from podnet.network.memo import Memo, each, recall
@@ -202,6 +203,10 @@ def families(view: NodeView) -> tuple[bool, ...]:
 
 
 def node_addresses(view: NodeView, v6: bool) -> tuple[str, ...]:
-    """Where node ports are served."""
+    """Where node ports are served: where the configuration says; everywhere in a family of which it says nothing."""
     own = tuple(address for address in view.me.addresses if is_v6(address) == v6)
-    return own if v6 else (*own, LOCALHOST)
+    chosen = tuple(
+        ip_network(cidr, strict=False) for cidr in view.network.proxy.node_port_addresses if is_v6(cidr) == v6
+    )
+    every = own if v6 else (*own, LOCALHOST)
+    return tuple(address for address in every if not chosen or any(ip_address(address) in cidr for cidr in chosen))
