@@ -83,11 +83,10 @@ def _sets(settings: Settings, ip: str, key: str) -> Iterator[str]:
     yield f"  set hairpins {{ typeof {ip} saddr . {ip} daddr; }}\n"
     yield f"  set retried {{ typeof {ip} saddr . th sport; }}\n"
     for seconds in settings.timeouts:
-        # The address comes last, since nft 1.0.6 aborts on a map statement whose key has an IPv6 address before that.
-        yield f"  map affinity-{seconds} {{ typeof meta mark . {ip} saddr : meta priority; "
+        yield f"  map affinity-{seconds} {{ typeof {_client(ip, 'meta mark')[1]} : meta priority; "
         yield f"flags dynamic,timeout; timeout {seconds}s; size 1048576; }}\n"
     if settings.retries:
-        yield f"  map attempts {{ typeof th sport . {ip} saddr : meta priority; "
+        yield f"  map attempts {{ typeof {_client(ip, 'th sport')[1]} : meta priority; "
         yield "flags dynamic,timeout; timeout 4s; size 1048576; }\n"
         yield f"  set ejected {{ typeof meta priority; flags dynamic,timeout; timeout {EJECTED_SECONDS}s; "
         yield "size 65536; }\n"
@@ -137,9 +136,9 @@ def _chains(settings: Settings, ip: str, key: str) -> Iterator[str]:
 
 def _sticky(ip: str, key: str, seconds: int, side: str, pick: tuple[str, ...]) -> Iterator[str]:
     """A known client goes where it went, if that is still there; else it is forgotten and gets an endpoint anew."""
-    client = f"meta mark . {ip} saddr"
+    hashed, client = _client(ip, "meta mark")
     memory = f"@affinity-{seconds} {{ {client} : meta priority }}"
-    number = f"meta mark set {key} map @numbers"
+    number = f"meta mark set {key} map @numbers{hashed}"
     yield from _chain(
         f"sticky-{side}-{seconds}",
         number,
@@ -154,18 +153,28 @@ def _sticky(ip: str, key: str, seconds: int, side: str, pick: tuple[str, ...]) -
 
 def _retrying(ip: str, side: str, pick: tuple[str, ...]) -> Iterator[str]:
     """Whoever comes again from the same port within seconds got no answer: that endpoint is passed over."""
-    client = f"th sport . {ip} saddr"
+    hashed, client = _client(ip, "th sport")
     yield from _chain(f"again-{side}", *pick)
     yield from _chain(
         f"retry-{side}",
+        *((hashed.strip(),) if hashed else ()),
         f"meta priority set {client} map @attempts update @ejected {{ meta priority }}",
         *pick,
         *(f"meta priority @ejected jump again-{side}" for _ in range(3)),
         f"delete @attempts {{ {client} : meta priority }}",
         f"update @attempts {{ {client} : meta priority }}",
         'ct timeout set "retry"',
-        "goto target",
+        "goto known" if hashed else "goto target",
     )
+
+
+def _client(ip: str, what: str) -> tuple[str, str]:
+    """(statement to make it, key) that tells apart clients, each by `what`. In a map statement nft 1.0.6 sets aside 16
+    bytes for the key and lays the value over the rest, so IPv6 has a hash in the mark: should two clients ever hash
+    alike, the id of the one leads nowhere at the other's Service, or both to the same endpoint."""
+    if ip == "ip":
+        return "", f"{what} . ip saddr"
+    return f" meta mark set jhash {what} . ip6 saddr mod 4294967295 seed 0x1", "meta mark"
 
 
 def _hooks(settings: Settings, ip: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from itertools import count
 from typing import NamedTuple
+from zlib import crc32
 
 from podnet.state.nft import Element, NftTable
 from podnet.state.resource import Resource
@@ -166,7 +167,7 @@ class Walk:
         return False
 
     def given(self, name: str, words: Iterator[str]) -> str:
-        """A literal, the register with a bit more or less, or what a map says."""
+        """A literal, the register with a bit more or less, a hash, or what a map says."""
         first = [next(words)]
         if first == ["meta"]:
             first.append(next(words))
@@ -176,6 +177,10 @@ class Walk:
                 bits, number = self.bits(name), int(next(words), 16)
                 return f"{bits | number if operator == '|' else bits & number:#010x}"
             return self.value(iter([operator, *words]), first)
+        if first == ["jhash"]:
+            text, operator = self.concatenation([], words)
+            assert [operator, next(words), next(words), next(words)] == ["mod", "4294967295", "seed", "0x1"]
+            return f"{crc32(text.encode()):#010x}"
         if LITERAL.fullmatch(first[0]):
             return f"{int(first[0], 16):#010x}" if first[0].startswith("0x") else first[0]
         return self.value(words, first)
