@@ -70,6 +70,8 @@ def test_whose_address(message: AddressMessage, dev: str, netns: str, ours: bool
 
 def test_an_address() -> None:
     assert decode.address(AddressMessage(2, "fd00::1", 64), NAMES, "/pod") == Address("eth0", "fd00::1/64", "/pod")
+    borne = AddressMessage(2, "fd00::2", 128, deprecated=True)
+    assert decode.address(borne, NAMES, "") == Address("eth0", "fd00::2/128", deprecated=True)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,10 @@ def test_another_tunnel_is_a_removal_and_a_making() -> None:
         ),
         (Address("podnet0", "10.244.1.1/24"), routes.add_address(AddressMessage(10, "10.244.1.1", 24, protocol=112))),
         (
+            Address("podnet0", "fd77::200/128", deprecated=True),
+            routes.add_address(AddressMessage(10, "fd77::200", 128, protocol=112, deprecated=True)),
+        ),
+        (
             Route("10.244.2.0/24", via="10.244.2.0", dev="podnet.1", onlink=True, src="10.244.1.1"),
             routes.replace_route(RouteMessage("10.244.2.0", 24, "10.244.2.0", 11, "10.244.1.1", 0, True, 112)),
         ),

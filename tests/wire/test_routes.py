@@ -25,6 +25,7 @@ ADDRESS_MESSAGES = st.one_of(
             scope=st.sampled_from([routes.UNIVERSE, routes.LINK]),
             permanent=st.booleans(),
             protocol=st.integers(0, 255),
+            deprecated=st.booleans(),
         )
         for addresses, longest in ((IPV4, 32), (IPV6, 128))
     )
@@ -68,6 +69,12 @@ def test_an_ipv4_network_gets_its_broadcast_address(message: AddressMessage) -> 
         assert broadcast == interface.network.broadcast_address.packed
     else:
         assert broadcast is None
+
+
+@given(ADDRESS_MESSAGES)
+def test_only_a_deprecated_address_has_lifetimes_and_it_lives_for_ever(message: AddressMessage) -> None:
+    lifetimes = attributes(routes.add_address(message).body, 8).get(6)
+    assert lifetimes == (struct.pack("=IIII", 0, 0xFFFFFFFF, 0, 0) if message.deprecated else None)
 
 
 def test_an_address_of_an_old_kernel_has_its_flags_in_the_header() -> None:
