@@ -8,6 +8,7 @@ the node's own facts are known, nothing is planned at all: an agent that knows n
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
@@ -28,7 +29,7 @@ from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Prob
 from podnet.network.viewing import problems, view
 from podnet.objects.cluster import Cluster
 from podnet.state.host import ForgetFlows
-from podnet.state.plan import Plan
+from podnet.state.plan import ORDER, Plan
 from podnet.state.text import describe
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,14 @@ T = TypeVar("T")
 
 RESYNC = 60.0
 """Seconds between full readings of the kernel, for drift that sends no event."""
+
+LISTED = frozenset({"NftTable", "Element", "IptablesChain", "IptablesJump"})
+SELDOM = 10
+"""What takes long to list is read every so many times only: of nftables every change is told, and CANARY looks at
+the rest."""
+
+CANARY = 5.0
+"""Seconds between looks whether somebody flushed iptables."""
 
 POLL = 0.4
 """Seconds between looks at the kernel parameters, which send no events; drift is to be repaired within 1 s."""
@@ -186,6 +195,7 @@ class Agent:
         """Reconcile for ever; cancel it to stop. What is in the kernel stays there."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._poll())
+            tasks.create_task(self._canary())
             tasks.create_task(self._resync())
             delay = BACKOFF[0]
             while True:
@@ -279,10 +289,17 @@ class Agent:
             if drifted:
                 self.wake()
 
-    async def _resync(self) -> None:
+    async def _canary(self) -> None:
         while True:
+            await asyncio.sleep(CANARY)
+            if await self.in_kernel(lambda: self.reconciler.canaries(self._units)):
+                self.wake()
+
+    async def _resync(self) -> None:
+        for turn in itertools.count(1):
             await asyncio.sleep(RESYNC)
-            await self.in_kernel(self.reconciler.distrust)
+            kinds = None if turn % SELDOM == 0 else frozenset(ORDER) - LISTED
+            await self.in_kernel(lambda kinds=kinds: self.reconciler.distrust(kinds))  # type: ignore[misc]
             self._facts = None
             self.wake()
 

@@ -103,6 +103,10 @@ class FakeDataplane:
         """See Dataplane."""
         self.acted.extend(actions)
 
+    def intact(self, desired: NodeState) -> bool:
+        """See Dataplane."""
+        return all(key in self.holds for key in desired)
+
     def close(self) -> None:
         """See Dataplane."""
         self.closed = True

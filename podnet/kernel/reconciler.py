@@ -82,6 +82,14 @@ class Reconciler:
             self.distrust((kind,))
         return drifted
 
+    def canaries(self, units: Units) -> bool:
+        """Look whether somebody flushed iptables, which says nothing; True when a canary chain is gone."""
+        chains = {r.key: r for resources in units.values() for r in resources if type(r).__name__ == "IptablesChain"}
+        if not chains or self.dataplane.intact(chains):
+            return False
+        self.distrust(("IptablesChain", "IptablesJump"))
+        return True
+
     def difference(self, units: Units, only: bool = False) -> Plan:
         """The plan that a pass would carry out now, from a fresh reading; changes nothing. `only`: of these units."""
         desired = _state(units)
