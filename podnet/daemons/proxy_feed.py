@@ -84,12 +84,22 @@ class Feed:
         self._heard = heard
         self._orders: Orders | None = None
         self._changed = asyncio.Event()
+        self._told = asyncio.Event()
 
     def update(self, orders: Orders) -> None:
         """What the proxy is to do from now on; equal orders are not sent again."""
         if orders != self._orders:
             self._orders = orders
+            self._told.clear()
             self._changed.set()
+
+    async def settled(self, seconds: float = 1.0) -> bool:
+        """Wait until the proxy follows the newest orders, so that what the kernel then leads to it is expected there.
+        False when it took longer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._told.wait()
+        return self._told.is_set()
 
     async def run(self) -> None:
         """For ever; cancel it to stop. The proxy goes on."""
@@ -115,7 +125,10 @@ class Feed:
                 news = None if now is None or now is told else since(told, now) if told else now
                 self._take(await _ask(reader, writer, Message(news)))
                 told = now
+                if told is not None and told is self._orders:
+                    self._told.set()
         finally:
+            self._told.clear()
             writer.close()
 
     def _take(self, status: Status) -> None:

@@ -259,14 +259,15 @@ async def test_the_feed_tells_the_whole_and_then_changes_and_again_after_a_resta
     feed.update(Orders((HOST,), (), tuple(ports), world.number))
     running = asyncio.create_task(feed.run())
     await until(lambda: None in heard)
+    assert not await feed.settled(0.01)
     assert feed.trouble
     assert path in feed.trouble
     await server.start()
     assert os.stat(path).st_mode & 0o777 == 0o600
     await until(lambda: feed.trouble is None)
     feed.update(Orders((HOST,), (), tuple(ports[1:]), world.number))
-    await until(lambda: world.proxy.status().ports == 2)
-    assert (await ask(path)).ports == 2
+    assert await feed.settled()
+    assert world.proxy.status().ports == (await ask(path)).ports == 2
     server.close()
     world.proxy.update(Orders(port=world.number))
     server = FeedServer(path, world.proxy)
