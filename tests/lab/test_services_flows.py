@@ -6,6 +6,7 @@ endpoints, an agent's death and a change of mode; new connections during a thous
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import subprocess
@@ -41,8 +42,9 @@ def made() -> Iterator[World]:
             "sticky-local", "a", "a2", "b", type="NodePort", externalTrafficPolicy="Local",
             sessionAffinity="ClientIP", sessionAffinityConfig=affinity,
         )  # fmt: skip
-        for name in ("datagrams", "connections", "loaded"):
+        for name in ("datagrams", "connections"):
             built.service(name, "a", "b", type="NodePort")
+        built.service("loaded", "a", "b", type="NodePort", ports=both(("web", 80))[:1])
         built.service("bystander", "a")
         built.service("late", type="NodePort")
         yield built
@@ -279,7 +281,8 @@ def test_no_connection_is_lost_during_a_thousand_changes(lab: World) -> None:
         assert outcome["slowest"] < 0.9, outcome
         assert {*outcome["answers"]} == {"a", "a2", "b"}
         assert min(outcome["answers"].values()) > 100, outcome
-    assert lab.live.ask("node1", "status")["passes"] - passes > 100
+    seen = lab.live.ask("node1", "status")["passes"] - passes
+    assert seen > CHANGES / 2, "a busy agent sees some changes as one"
 
 
 async def change_often(lab: World, api: Api) -> None:
@@ -289,6 +292,7 @@ async def change_often(lab: World, api: Api) -> None:
         choices = [["a"], ["b"], ["a2"], ["a", "b"], ["a2", "b"], ["a", "a2", "b"]]
         before = dice.choice([each for each in choices if each != before])
         await lab.set_endpoints(api, "loaded", *before, families="46"[number % 2])
+        await asyncio.sleep(0.01)  # else an agent sees several as one
 
 
 # -- from end to end: selectors, readiness, names of ports
