@@ -22,7 +22,7 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 def test_readme_has_every_command() -> None:
-    listed = set(re.findall(r"^\| `podnet ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^\| `podnet ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert listed == set(COMMANDS)
 
 
