@@ -25,6 +25,7 @@ from podnet.kernel.monitor import Event
 from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import Desired, Unit, after, desired
 from podnet.network.memo import Memo
+from podnet.network.proxy.feature import refusal
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address
 from podnet.network.viewing import problems, view
 from podnet.objects.cluster import Cluster
@@ -250,7 +251,7 @@ class Agent:
         cluster = self._cluster()
         if cluster is None:
             return "the API server was not heard yet"
-        self._report(cluster)
+        self._report(cluster, self.view)
         seen = view(cluster, LocalFacts(self.node), memo=self._memo)
         if seen is None:
             return f"the API has no NetworkConfig/default that can be used, or no Node/{self.node}"
@@ -278,8 +279,9 @@ class Agent:
         done = self.reconciler.reconcile(units, lambda plan: after(seen, plan))
         return done, drifted and bool(done.plan)
 
-    def _report(self, cluster: Cluster) -> None:
-        self.problems = (*problems(cluster, self._memo), *self._unusable())
+    def _report(self, cluster: Cluster, seen: NodeView | None) -> None:
+        refused = refusal(seen) if seen is not None else None
+        self.problems = (*problems(cluster, self._memo), *self._unusable(), *((refused,) if refused else ()))
         metrics.PROBLEMS.set(len(self.problems))
 
     async def _poll(self) -> None:

@@ -161,4 +161,5 @@ def _facts(node: str, me: NodeInfo) -> LocalFacts | str:
     if found is None:
         wanted = " or ".join(me.addresses) or "an InternalIP"
         return f"no link of this node carries {wanted}; is Node/{node} another machine?"
-    return LocalFacts(node, found.name, found.mtu, found.prefixes)
+    missing = {} if os.path.exists("/proc/net/ip_vs") else {"ip_vs": "this kernel has none"}
+    return LocalFacts(node, found.name, found.mtu, found.prefixes, missing)

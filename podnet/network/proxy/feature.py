@@ -14,7 +14,8 @@ from typing import Protocol
 from podnet.network.memo import Memo, each, recall
 from podnet.network.proxy import flows, iptables, nft_chains, nftables, userspace
 from podnet.network.service_port import ServicePort
-from podnet.network.view import Attachment, NodeView, base_address, is_v6
+from podnet.network.view import Attachment, NodeView, Problem, base_address, is_v6
+from podnet.objects.network import NETWORK_NAME
 from podnet.state.host import Action, Sysctl
 from podnet.state.plan import Plan
 from podnet.state.resource import Resource
@@ -131,22 +132,40 @@ class Userspace:
 
 MODES: Mapping[str, Mode] = {"nftables": Nftables(), "iptables": Iptables(), "userspace": Userspace()}
 
+REFUSED = "ipvs"
+"""A mode that this node can't do; Services stay reachable by mode nftables."""
+
+
+def mode_of(view: NodeView) -> Mode | None:
+    """What `spec.proxy.mode` asks for; None for "none", or for what nobody knows."""
+    name = view.network.proxy.mode
+    return MODES.get("nftables" if name == REFUSED else name)
+
+
+def refusal(view: NodeView) -> Problem | None:
+    """Why this node does not do what `spec.proxy.mode` asks for."""
+    if view.network.proxy.mode != REFUSED:
+        return None
+    why = view.facts.missing.get("ip_vs", "podnet does not program it yet")
+    message = f"spec.proxy.mode ipvs is refused: kernel module ip_vs: {why}; this node uses mode nftables instead"
+    return Problem(f"NetworkConfig/{NETWORK_NAME}", "ProxyModeRefused", message, "spec.proxy.mode")
+
 
 def frame(view: NodeView) -> Iterator[Resource]:
     """The node feature."""
-    mode = MODES.get(view.network.proxy.mode)
+    mode = mode_of(view)
     return mode.frame(view) if mode else iter(())
 
 
 def serve(view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
     """The feature of each Service."""
-    mode = MODES.get(view.network.proxy.mode)
+    mode = mode_of(view)
     return mode.serve(view, ports) if mode else iter(())
 
 
 def together(view: NodeView, services: Services, memo: Memo) -> tuple[Resource, ...]:
     """The feature of all Services."""
-    mode = MODES.get(view.network.proxy.mode)
+    mode = mode_of(view)
     if mode is None:
         return ()
     return recall(memo, "together", (view, services), lambda: tuple(mode.together(view, services, memo)))
@@ -154,13 +173,13 @@ def together(view: NodeView, services: Services, memo: Memo) -> tuple[Resource, 
 
 def hairpin(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
     """The feature of each pod."""
-    mode = MODES.get(view.network.proxy.mode)
+    mode = mode_of(view)
     return mode.hairpin(view, attachment) if mode else iter(())
 
 
 def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
     """The flows that must not stay."""
-    mode = MODES.get(view.network.proxy.mode)
+    mode = mode_of(view)
     return mode.forget(view, plan) if mode else iter(())
 
 

@@ -110,7 +110,7 @@ def _service_port(
         balancer_ips=_addresses(balancer, v6) if spec.type == "LoadBalancer" else (),
         source_ranges=_source_ranges(service, v6),
         affinity=affinity(service),
-        affinity_of=_affinity_of(service, port),
+        affinity_of=_affinity_of(service, port) if affinity(service) else "",
         internal_local=internal_local,
         external_local=external_local,
         health_check_node_port=spec.health_check_node_port if external_local and spec.type == "LoadBalancer" else 0,
