@@ -34,7 +34,7 @@ def test_readme_and_makefile_agree() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages_name_commands_that_exist(page: Path) -> None:
-    named = re.findall(r"(?:^    |^\$ |`|\.venv/bin/)podnet ([a-z]+)", page.read_text(), re.MULTILINE)
+    named = re.findall(r"(?:^    |^\$ |`|\.venv/bin/)podnet ([a-z-]+)", page.read_text(), re.MULTILINE)
     assert set(named) <= set(COMMANDS)
 
 
