@@ -137,6 +137,19 @@ def mistakes(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
     if spec.mtu and spec.mtu not in allowed:
         yield "spec.mtu", f"must be 0 (derived) or from {allowed[0]} to {allowed[-1]}"
     yield from ((f"spec.backend.{field}", message) for field, message in validate(spec.backend))
+    proxy = {"serviceCIDRs": spec.proxy.service_cidrs, "nodePortAddresses": spec.proxy.node_port_addresses}
+    for field, texts in proxy.items():
+        for index, text in enumerate(texts):
+            if not _is_range(text):
+                yield (f"spec.proxy.{field}[{index}]", f"{text!r} is no CIDR; write one such as 10.96.0.0/16")
+
+
+def _is_range(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return "/" in text
 
 
 def problems(cluster: Cluster, memo: Memo | None = None) -> tuple[Problem, ...]:

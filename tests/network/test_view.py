@@ -12,6 +12,7 @@ from podnet.network.view import NodeInfo, Problem, base_address, first_address, 
 from podnet.network.viewing import node_info, problems, view
 from podnet.objects.core import Condition, Node, NodeAddress, NodeSpec, NodeStatus
 from podnet.objects.meta import ObjectMeta
+from podnet.objects.network import ProxySpec
 from tests.worlds import attachment, cluster, config, facts, node, seen
 
 
@@ -254,6 +255,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"backend": {"type": "vxlan", "colour": "red"}}, "spec.backend.colour"),
     ({"backend": {"type": "host-gw", "vni": 1}}, "spec.backend.vni"),
     ({"backend": {"vni": "x"}}, "spec.backend.vni"),
+    ({"proxy": ProxySpec(service_cidrs=("10.96.0.0/16", "nonsense:"))}, "spec.proxy.serviceCIDRs[1]"),
+    ({"proxy": ProxySpec(service_cidrs=("10.96.0.1/16",))}, "spec.proxy.serviceCIDRs[0]"),
+    ({"proxy": ProxySpec(service_cidrs=("10.96.0.0/16 } accept",))}, "spec.proxy.serviceCIDRs[0]"),
+    ({"proxy": ProxySpec(node_port_addresses=("primary",))}, "spec.proxy.nodePortAddresses[0]"),
 ]
 
 

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from podnet.network.proxy.service_ports import HEADLESS, PROXY_NAME, RANGES_ANNOTATION, owner, service_ports
+from podnet.network.proxy.service_ports import (
+    AFFINITY_ANNOTATION,
+    HEADLESS,
+    PROXY_NAME,
+    RANGES_ANNOTATION,
+    owner,
+    service_ports,
+)
 from podnet.network.service_port import Endpoint, Frontend, Place
 from podnet.network.service_port import ServicePort as Made
 from podnet.objects.meta import ObjectMeta
@@ -50,9 +57,10 @@ def balancer(*ips: str, mode: str = "VIP", **more: Any) -> Service:
 
 def test_a_plain_service() -> None:
     found = one(service())
-    assert found == Made(
-        "default", "web", "", "tcp", False, "10.96.0.1", 80, internal=TWO, external=TWO, cluster=TWO, anywhere=True
-    )
+    assert replace(found, affinity_of="") == Made(
+        "default", "web", "", "tcp", False, "10.96.0.1", 80,
+        internal=TWO, external=TWO, cluster=TWO, anywhere=True,
+    )  # fmt: skip
     assert list(found.frontends) == [Frontend("cluster", "10.96.0.1", 80)]
     assert found.endpoints == TWO
     assert found.label == "default/web"
@@ -207,7 +215,7 @@ class TestPolicies:
         assert (found.external, found.cluster, found.anywhere) == ((), TWO[1:], True)
 
     def test_the_health_check_port_is_for_load_balancers_with_policy_local(self) -> None:
-        port = {"health_check_node_port": 32000}
+        port: dict[str, Any] = {"health_check_node_port": 32000}
         assert one(balancer(external_traffic_policy="Local", **port)).health_check_node_port == 32000
         assert one(balancer(**port)).health_check_node_port == 0
         assert one(service(type="NodePort", external_traffic_policy="Local", **port)).health_check_node_port == 0
@@ -229,6 +237,13 @@ class TestAffinity:
     )
     def test_seconds(self, kind: str, config: SessionAffinityConfig | None, seconds: int) -> None:
         assert one(service(session_affinity=kind, session_affinity_config=config)).affinity == seconds
+
+    def test_a_client_stays_with_a_port_or_with_the_whole_service(self) -> None:
+        two = (ServicePort("web", port=80), ServicePort("admin", port=81))
+        stays = service("web", *two, session_affinity="ClientIP")
+        whole = service("web", *two, session_affinity="ClientIP", annotations={AFFINITY_ANNOTATION: "Service"})
+        assert len({found.affinity_of for found in ports(stays)}) == 2
+        assert {found.affinity_of for found in ports(whole)} == {"default/web"}
 
 
 class TestOutside:
