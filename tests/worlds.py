@@ -71,7 +71,7 @@ NONE = ProxySpec(mode="none")
 
 def config(backend: Mapping[str, str | int | bool] | None = None, dual: bool = False, **spec: Any) -> NetworkConfig:
     """The cluster's one network configuration; worlds with Services say which proxy they want."""
-    given = {"pod_cidrs": RANGES[dual], "proxy": NONE} | spec
+    given: dict[str, Any] = {"pod_cidrs": RANGES[dual], "proxy": NONE} | spec
     return NetworkConfig(
         metadata=ObjectMeta(name=NETWORK_NAME), spec=NetworkSpec(backend=dict(backend or {"type": "vxlan"}), **given)
     )

@@ -20,9 +20,9 @@ def at(number: int, zones: str = "", nodes: str = "", **more: Any) -> Candidate:
 
 
 LOCAL, OTHER = {"node": "n1"}, {"node": "n2"}
-LEAVING = {"ready": False, "serving": True, "terminating": True}
-UNREADY = {"ready": False, "serving": False}
-DEAD = {"ready": False, "serving": False, "terminating": True}
+LEAVING: dict[str, Any] = {"ready": False, "serving": True, "terminating": True}
+UNREADY: dict[str, Any] = {"ready": False, "serving": False}
+DEAD: dict[str, Any] = {"ready": False, "serving": False, "terminating": True}
 
 A, B, C = "zone-a", "zone-b", "zone-c"
 SPREAD = [at(3, A), at(4, B), at(5, C), at(6, A)]
