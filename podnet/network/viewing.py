@@ -14,6 +14,8 @@ import msgspec
 from podnet.network.backends import validate
 from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
+from podnet.network.proxy import claims, faults
+from podnet.network.proxy.feature import LOCALHOST, MODES, REFUSED
 from podnet.network.proxy.service_ports import affinity, owner, retried, service_ports
 from podnet.network.proxy.splitting import in_force
 from podnet.network.service_port import Place, ServicePort
@@ -84,7 +86,17 @@ def _services(cluster: Cluster, node: Node, memo: Memo) -> Mapping[Key, tuple[Se
         pieces = slices.get(key, {}).values()
         return service_ports(cluster.services[key], pieces, place, route.spec if route else None, labels)
 
-    return each(memo, "services", (place,), (cluster.services, slices, routes, on_labels), ports, lambda key: key)
+    made = each(memo, "services", (place,), (cluster.services, slices, routes, on_labels), ports, lambda key: key)
+    own = _own(cluster, node.metadata.name, memo)
+    return claims.honoured(memo, made, claims.lost(memo, cluster.services, own), own)
+
+
+def _own(cluster: Cluster, name: str, memo: Memo) -> Words:
+    """A node's addresses at which node ports are; none without a node."""
+    node = cluster.nodes.get(("", name))
+    addresses = _info(memo, name, node).addresses if node else ()
+    return recall(memo, "own", (addresses,), lambda: (*addresses, LOCALHOST) if addresses else ())
+
 
 
 def _affinities(cluster: Cluster) -> tuple[int, ...]:
@@ -152,10 +164,38 @@ def _is_range(text: str) -> bool:
     return "/" in text
 
 
-def problems(cluster: Cluster, memo: Memo | None = None) -> tuple[Problem, ...]:
-    """What in the cluster's objects can't be honoured; each such thing is treated as absent. `memo` as for view()."""
+def problems(cluster: Cluster, memo: Memo | None = None, node: str = "") -> tuple[Problem, ...]:
+    """What in the cluster's objects can't be honoured; each such thing is treated as absent. `memo` as for view();
+    what becomes of Services also depends on the node."""
     memo = {} if memo is None else memo
-    return recall(memo, "problems", (cluster.nodes, cluster.network), lambda: tuple(_problems(cluster, memo)))
+    nodes = recall(memo, "problems", (cluster.nodes, cluster.network), lambda: tuple(_problems(cluster, memo)))
+    services = _service_problems(cluster, memo, node)
+    return recall(
+        memo, "all problems", (nodes, *services), lambda: (*nodes, *(each for some in services for each in some))
+    )
+
+
+def _service_problems(cluster: Cluster, memo: Memo, node: str) -> tuple[tuple[Problem, ...], ...]:
+    """By source."""
+    config, services, routes = cluster.network, cluster.services, cluster.serviceroutes
+    if config is None or config.spec.proxy.mode == "none":
+        return ()
+    families = recall(memo, "families", (config,), lambda: frozenset(map(is_v6, config.spec.pod_cidrs)))
+    wrong = each(
+        memo,
+        "service faults",
+        (families,),
+        (services,),
+        lambda key: tuple(faults.of_service(services[key], families)),
+        lambda key: key,
+    )
+    without = claims.lost(memo, services, _own(cluster, node, memo))
+    names = recall(memo, "service names", (services,), lambda: frozenset(services)) if routes else frozenset()
+    return (
+        recall(memo, "faulty", (wrong,), lambda: tuple(problem for some in wrong.values() for problem in some)),
+        recall(memo, "losers", (without,), lambda: tuple(claims.problems(without))),
+        recall(memo, "route faults", (routes, names), lambda: tuple(faults.of_routes(routes.values(), names))),
+    )
 
 
 def _problems(cluster: Cluster, memo: Memo) -> Iterator[Problem]:
@@ -165,6 +205,7 @@ def _problems(cluster: Cluster, memo: Memo) -> Iterator[Problem]:
         found = tuple(mistakes(config.spec))
         for field, message in found:
             yield Problem(f"NetworkConfig/{NETWORK_NAME}", "InvalidNetworkConfig", f"{field}: {message}", field)
+        yield from faults.of_mode(config.spec, (*MODES, REFUSED))
         inside = [] if found else [ip_network(cidr) for cidr in config.spec.pod_cidrs]
     infos = []
     for (_, name), node in sorted(cluster.nodes.items()):

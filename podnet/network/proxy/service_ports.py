@@ -9,7 +9,7 @@ Source: k8s.io/kubernetes pkg/proxy (newBaseServiceInfo, shouldSkipService, endp
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
@@ -69,17 +69,33 @@ def owner(piece: EndpointSlice) -> tuple[str, str] | None:
 def _service_ports(
     service: Service, slices: tuple[EndpointSlice, ...], place: Place, split: Split
 ) -> Iterator[ServicePort]:
+    for cluster_ip in cluster_addresses(service):
+        for port in service.spec.ports:
+            found = tuple(_candidates(port, slices, is_v6(cluster_ip)))
+            yield _service_port(service, port, cluster_ip, found, place, split)
+
+
+def cluster_addresses(service: Service) -> tuple[str, ...]:
+    """In the order of the Service's families; none of a Service that is not ours to serve."""
     spec = service.spec
     if PROXY_NAME in service.metadata.labels or spec.type == "ExternalName":
-        return
-    for text in spec.cluster_ips or (spec.cluster_ip,):
-        if text in NO_ADDRESS:
-            continue
-        cluster_ip = _address(text)
-        if cluster_ip:
-            for port in spec.ports:
-                found = tuple(_candidates(port, slices, is_v6(cluster_ip)))
-                yield _service_port(service, port, cluster_ip, found, place, split)
+        return ()
+    texts = spec.cluster_ips or (spec.cluster_ip,)
+    return tuple(found for text in texts if text not in NO_ADDRESS and (found := _address(text)))
+
+
+def outer_addresses(service: Service) -> tuple[str, ...]:
+    """externalIPs and those of load balancers, of both families."""
+    spec = service.spec
+    if not spec.external_ips and spec.type != "LoadBalancer":
+        return ()
+    return tuple(address for v6 in FAMILIES for some in _outer(service, v6) for address in some)
+
+
+def _outer(service: Service, v6: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    balancer = (entry.ip for entry in service.status.load_balancer.ingress if entry.ip and entry.ip_mode == "VIP")
+    external = _addresses(service.spec.external_ips, v6)
+    return external, _addresses(balancer, v6) if service.spec.type == "LoadBalancer" else ()
 
 
 def _service_port(
@@ -96,7 +112,7 @@ def _service_port(
     outside = spec.type != "ClusterIP" or bool(spec.external_ips)
     external_local = spec.external_traffic_policy == "Local" and outside
     internal_local = spec.internal_traffic_policy == "Local"
-    balancer = (entry.ip for entry in service.status.load_balancer.ingress if entry.ip and entry.ip_mode == "VIP")
+    external_ips, balancer_ips = _outer(service, v6)
     return ServicePort(
         namespace=service.metadata.namespace,
         service=service.metadata.name,
@@ -106,8 +122,8 @@ def _service_port(
         cluster_ip=cluster_ip,
         port=port.port,
         node_port=port.node_port,
-        external_ips=_addresses(spec.external_ips, v6),
-        balancer_ips=_addresses(balancer, v6) if spec.type == "LoadBalancer" else (),
+        external_ips=external_ips,
+        balancer_ips=balancer_ips,
         source_ranges=_source_ranges(service, v6),
         affinity=affinity(service),
         affinity_of=_affinity_of(service, port) if affinity(service) else "",
@@ -199,6 +215,7 @@ def _addresses(texts: Iterable[str], v6: bool) -> tuple[str, ...]:
     return tuple(sorted({text for text in map(_address, texts) if text and is_v6(text) == v6}))
 
 
+@lru_cache(maxsize=1 << 16)
 def _address(text: str) -> str | None:
     """In the kernel's spelling; None for what is no address. One with a zone is of one link only; one that holds an
     IPv4 address is that address."""
