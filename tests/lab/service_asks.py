@@ -22,9 +22,6 @@ from tests.lab.talk import RESET
 QUIET = 0.5
 """When nothing more has come for so long (seconds), what is unanswered is lost. A second SYN would leave after 1 s."""
 
-AT_ONCE = 0.2
-"""A refusal comes within this (seconds)."""
-
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -67,7 +64,7 @@ class Answer(NamedTuple):
     seconds: float = 0.0
 
 
-def ask_all(asks: Sequence[Ask]) -> list[Answer]:
+def ask_all(asks: Sequence[Ask], quiet: float = QUIET) -> list[Answer]:
     """Ask all of them at once; the answers are in the same order."""
     answers: dict[int, Answer] = {}
     waiting: dict[int, tuple[int, socket.socket, float]] = {}
@@ -83,11 +80,13 @@ def ask_all(asks: Sequence[Ask]) -> list[Answer]:
                 continue
             waiting[connection.fileno()] = (place, connection, began)
             poll.register(connection, select.POLLIN)
-        while waiting and (events := poll.poll(1000 * QUIET)):
+        while waiting and (events := poll.poll(1000 * quiet)):
             for fd, _ in events:
-                place, connection, began = waiting.pop(fd)
-                poll.unregister(fd)
-                answers[place] = _end(connection, began)
+                place, connection, began = waiting[fd]
+                if answer := _end(connection, began):
+                    answers[place] = answer
+                    poll.unregister(fd)
+                    waiting.pop(fd)[1].close()
     finally:
         for _, connection, _ in waiting.values():
             connection.close()
@@ -104,13 +103,17 @@ def _begin(connection: socket.socket, ask: Ask) -> None:
             connection.send(b"?")
 
 
-def _end(connection: socket.socket, began: float) -> Answer:
-    with connection:
-        try:
-            server, source = connection.recv(2048).decode().split()
-        except OSError as error:
-            return Answer(error=_word(error), seconds=time.monotonic() - began)
-        return Answer(server, source, seconds=time.monotonic() - began)
+def _end(connection: socket.socket, began: float) -> Answer | None:
+    """None: only an ICMP error that came too early to count, as it comes while connect() is at work."""
+    try:
+        server, source = connection.recv(2048).decode().split()
+    except BlockingIOError:
+        with suppress(BlockingIOError):
+            connection.recv(2048, socket.MSG_ERRQUEUE)
+        return None
+    except OSError as error:
+        return Answer(error=_word(error), seconds=time.monotonic() - began)
+    return Answer(server, source, seconds=time.monotonic() - began)
 
 
 def _word(error: OSError) -> str:

@@ -190,18 +190,16 @@ def test_hints_choose_endpoints_near_the_client(lab: World, v6: bool) -> None:
 
 @pytest.mark.parametrize("name", ["none", "unready"])
 def test_without_endpoints_clients_are_refused_at_once(lab: World, v6: bool, name: str) -> None:
-    service, clients = lab.services[name], ("near", "far", "node1", "node3")
-    refused = dict.fromkeys((*clients, "outside-1"), "refused")
-    at_node = (
-        lab.live.lab.node("node1").addresses[v6],
-        service.node_port,
-        dict.fromkeys((*clients, "outside"), "refused"),
-    )
-    rows = [(service.cluster(v6), 80, refused), at_node]
+    service, node1 = lab.services[name], lab.live.lab.node("node1").addresses[v6]
+    everybody = dict.fromkeys(("near", "far", "node1", "node3"), "refused")
+    way = dict.fromkeys(("near", "far", "outside-1"), "refused")
+    way |= dict.fromkeys(("node1", "node3"), "refused" if lab.mode.itself else "lost")
+    direct = everybody | {"outside": "refused"}
+    rows = [(service.cluster(v6), 80, everybody | {"outside-1": "refused"}), (node1, service.node_port, direct)]
     if name == "none":
-        rows += [(service.external(v6), 80, refused), (service.balancer(v6), 80, refused)]
         local = lab.services["local-none"]
-        rows += [(local.balancer(v6), 80, refused), (at_node[0], local.node_port, at_node[2])]
+        rows += [(host, 80, way) for host in (service.external(v6), service.balancer(v6), local.balancer(v6))]
+        rows += [(node1, local.node_port, direct)]
     lab.check_all(rows)
 
 
