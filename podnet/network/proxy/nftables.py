@@ -175,14 +175,15 @@ def spread(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
 
 def ids(endpoints: Iterable[Endpoint]) -> dict[Endpoint, str]:
     """An id for each endpoint that stays when others come and go, but for the rare two that hash alike. It is that of
-    its address, so a pod has the same one in every port of its Service."""
-    taken: dict[int, Endpoint] = {}
+    its address, so a pod has the same one in every port of its Service, and in every list, whatever its weight there."""
+    taken: dict[int, tuple[str, int]] = {}
+    made = {}
     for endpoint in endpoints:
-        hashed = crc32(endpoint.address.encode()) % _NUMBERS
-        while hashed in taken:
+        place, hashed = (endpoint.address, endpoint.port), crc32(endpoint.address.encode()) % _NUMBERS
+        while taken.setdefault(hashed, place) != place:
             hashed = (hashed + 1) % _NUMBERS
-        taken[hashed] = endpoint
-    return {endpoint: _spelt(hashed) for hashed, endpoint in taken.items()}
+        made[endpoint] = _spelt(hashed)
+    return made
 
 
 _HALF = 0xFFFE

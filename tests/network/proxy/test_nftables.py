@@ -135,6 +135,12 @@ def test_ids_stay_when_endpoints_come_and_go(numbers: set[int], data: st.DataObj
     assert len(set(ids(every).values())) == len(every) == len(ids(every))
 
 
+def test_an_endpoint_has_one_id_whatever_its_weight() -> None:
+    light, heavy, other = (Endpoint("10.244.1.1", port, weight=weight) for port, weight in ((80, 1), (80, 9), (81, 1)))
+    found = ids((light, heavy, other))
+    assert found[light] == found[heavy] != found[other]
+
+
 def test_a_pod_has_one_id_in_every_port() -> None:
     assert ids([Endpoint("10.244.1.2", 80)]).popitem()[1] == ids([Endpoint("10.244.1.2", 81)]).popitem()[1]
     assert len(set(ids([Endpoint("10.244.1.2", 80), Endpoint("10.244.1.2", 81)]).values())) == 2
