@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
@@ -56,13 +56,18 @@ BACKOFF = (0.1, 5.0)
 Facts = Callable[[NodeInfo], LocalFacts | str]
 
 
+async def _nothing(_: NodeView) -> None:
+    pass
+
+
 class Agent:
     """Implements what the CNI server asks for (agent/cni_server.py) on top of one reconciler.
 
     `cluster()` gives the newest snapshot, or None before every informer has listed once; `facts(me)` reads the node's
     own facts, or says in a sentence why they can't be had; `applied(view, reason)` is told of every pass, with a view
     when it was clean, and `looking()` before it; `said()` gives the newest words that were published (see
-    network/migration.py), `unusable()` the documents that could not be decoded.
+    network/migration.py), `unusable()` the documents that could not be decoded; `prepare(view)` is awaited before the
+    kernel is led there.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Agent:
         looking: Callable[[], None] = lambda: None,
         said: Callable[[], tuple[Words, Words] | None] = lambda: None,
         unusable: Callable[[], tuple[Problem, ...]] = lambda: (),
+        prepare: Callable[[NodeView], Awaitable[None]] = _nothing,
     ) -> None:
         self.node = node
         self.reconciler = reconciler
@@ -93,6 +99,7 @@ class Agent:
         self._looking = looking
         self._said = said
         self._unusable = unusable
+        self._prepare = prepare
         self._facts: LocalFacts | None = None
         self._memo: Memo = {}
         self._units: Desired = {}
@@ -268,6 +275,7 @@ class Agent:
     async def _reconcile(self, seen: NodeView, events: list[Event]) -> Pass:
         start = time.monotonic()
         units = desired(seen, self._memo)
+        await self._prepare(seen)
         done, drifted = await self.in_kernel(lambda: self._in_kernel(units, seen, events))
         self._units = units
         self.last, self.seconds, self.passes = done, time.monotonic() - start, self.passes + 1
@@ -281,7 +289,7 @@ class Agent:
 
     def _report(self, cluster: Cluster, seen: NodeView | None) -> None:
         refused = refusal(seen) if seen is not None else None
-        self.problems = (*problems(cluster, self._memo), *self._unusable(), *((refused,) if refused else ()))
+        self.problems = (*problems(cluster, self._memo, self.node), *self._unusable(), *((refused,) if refused else ()))
         metrics.PROBLEMS.set(len(self.problems))
 
     async def _poll(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import uvloop
+from aiohttp import web
 
 from podnet import __version__
 from podnet.agent import metrics
@@ -25,6 +26,7 @@ from podnet.agent.cni_server import CniServer
 from podnet.agent.conflist import Conflist
 from podnet.agent.ear import Ear
 from podnet.agent.publish import Publisher
+from podnet.agent.serving import Serving
 from podnet.agent.web import serve
 from podnet.client.api import Api
 from podnet.client.config import ConfigError, load
@@ -37,12 +39,11 @@ from podnet.kernel.facts import uplink
 from podnet.kernel.monitor import Monitor
 from podnet.kernel.reconciler import Reconciler
 from podnet.network.view import LocalFacts, NodeInfo, NodeView, Problem
-from podnet.objects.cluster import Cluster
-from podnet.objects.kinds import ENDPOINTSLICES, NETWORKCONFIGS, NODES, PODS, SERVICEROUTES, SERVICES
+from podnet.objects.kinds import DEBUGPORTS, ENDPOINTSLICES, NETWORKCONFIGS, NODES, PODS, SERVICEROUTES, SERVICES
 
 log = logging.getLogger(__name__)
 
-WATCHES = tuple(map(Watch, (NODES, NETWORKCONFIGS, SERVICES, ENDPOINTSLICES, SERVICEROUTES, PODS)))
+WATCHES = tuple(map(Watch, (NODES, NETWORKCONFIGS, SERVICES, ENDPOINTSLICES, SERVICEROUTES, PODS, DEBUGPORTS)))
 
 
 @click.command()
@@ -94,6 +95,7 @@ async def _main(
         informers = Informers(api, WATCHES, pace=Pace(cap=8))
         publisher = Publisher(api, node)
         conflist = Conflist(conf_dir, f"{run_dir}/cni.sock")
+        serving = Serving(node, run_dir, lambda: informers.cluster if informers.synced else None)
         agent = Agent(
             node,
             Reconciler(dataplane),
@@ -101,18 +103,22 @@ async def _main(
             cluster=lambda: informers.cluster if informers.synced else None,
             facts=lambda me: _facts(node, me),
             attachments=store.all(),
-            applied=lambda seen, reason: _applied(agent, publisher, conflist, seen, reason),
+            applied=lambda seen, reason: _applied(agent, serving, publisher, conflist, seen, reason),
             looking=publisher.withhold,
             said=lambda: publisher.tried,
-            unusable=lambda: tuple(Problem(_name(each), "Invalid", each.message) for each in informers.problems),
+            unusable=lambda: (
+                *(Problem(_name(each), "Invalid", each.message) for each in informers.problems),
+                *serving.problems,
+            ),
+            prepare=serving.prepare,
         )
         Ear(Monitor(own=dataplane.own), agent.kernel_events)
         server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
-        runners = await serve(agent, __version__, run_dir, listen)
+        runners = [*await serve(agent, __version__, run_dir, listen), *await _kube_proxy_ports(serving)]
         await server.start()
         click.echo(f"podnet agent {__version__} of {node} runs", err=True)
         try:
-            await _until_signal(agent, informers, publisher)
+            await _until_signal(agent, serving, informers, publisher)
         finally:
             conflist.withdraw()
             await server.close()
@@ -121,16 +127,27 @@ async def _main(
             await store.close()
 
 
-async def _until_signal(agent: Agent, informers: Informers, publisher: Publisher) -> None:
+async def _kube_proxy_ports(serving: Serving) -> list[web.AppRunner]:
+    """Beside another proxy podnet works, only not under its name."""
+    try:
+        return await serving.serve()
+    except OSError as error:
+        log.warning("kube-proxy's ports 10256 and 10249 are taken, so nothing is served there: %s", error)
+        return []
+
+
+async def _until_signal(agent: Agent, serving: Serving, informers: Informers, publisher: Publisher) -> None:
     async def follow() -> None:
         agent.wake()  # to say what it waits for, and to take back what a killed one has promised
-        seen: Cluster | None = await informers.until_synced()
+        seen = await informers.until_synced()
         while True:
+            serving.queued(seen)
             agent.wake()
             seen = await informers.changed(seen)
 
     async with asyncio.TaskGroup() as tasks:
-        work = [tasks.create_task(job) for job in (informers.run(), follow(), agent.run(), publisher.run())]
+        jobs = (informers.run(), follow(), agent.run(), publisher.run(), serving.run())
+        work = [tasks.create_task(job) for job in jobs]
 
         def stop() -> None:
             for task in work:
@@ -140,7 +157,16 @@ async def _until_signal(agent: Agent, informers: Informers, publisher: Publisher
             asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-def _applied(agent: Agent, publisher: Publisher, conflist: Conflist, seen: NodeView | None, reason: str | None) -> None:
+def _applied(
+    agent: Agent,
+    serving: Serving,
+    publisher: Publisher,
+    conflist: Conflist,
+    seen: NodeView | None,
+    reason: str | None,
+) -> None:
+    if agent.last is not None:
+        serving.applied(agent.seconds, agent.passes == 1, not agent.last.failed)
     publisher.publish(seen, agent.problems)
     if reason is None:
         conflist.publish()

@@ -255,7 +255,7 @@ async def remove_node(lab: Lab, name: str, say: Progress) -> None:
         lab = msgspec.structs.replace(lab, nodes=tuple(each for each in lab.nodes if each != node))
         registry.save(lab)
         supervisor.start(lab)
-        for program in (f"agent-{name}", f"kubelet-{name}"):
+        for program in node.programs:
             await process.ended(lab.program(program))
             shutil.rmtree(lab.program(program), ignore_errors=True)
         for kind, namespace in ((NODES, ""), (LEASES, LEASE_NAMESPACE)):  # its kubelet would register it again

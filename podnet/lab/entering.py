@@ -78,7 +78,7 @@ def programs_of(lab: Lab, what: str) -> list[str]:
     """The programs that a word means. Raises ValueError."""
     if what in ("supervisor", "api"):
         return [what]
-    return [f"agent-{lab.node(what).name}", f"kubelet-{what}"]
+    return lab.node(what).programs
 
 
 async def program_logs(lab: Lab, what: str, follow: bool, tail: int | None, say: Callable[[bytes], None]) -> None:

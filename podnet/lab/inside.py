@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from podnet.lab import service_links
 from podnet.objects.core import Container, Pod
+from podnet.objects.leases import published
 from podnet.objects.services import Service
 
 CLUSTER_DNS = "10.96.0.10"
@@ -111,11 +112,20 @@ def field(pod: Pod, path: str, ips: tuple[str, ...], host_ips: tuple[str, ...]) 
     return known.get(path, "")
 
 
+def external(pod: Pod) -> dict[str, str]:
+    """Where the pod's ports are reached from outside, for registries that hold an address: one pair for each port."""
+    found = {}
+    for each in published(pod.metadata):
+        name = f"PODNET_EXTERNAL_{each.name.replace('-', '_').upper()}"
+        found |= {f"{name}_ADDRESS": each.address, f"{name}_PORT": str(each.port)}
+    return found
+
+
 def environment(
     pod: Pod, container: Container, ips: tuple[str, ...], host_ips: tuple[str, ...], services: Iterable[Service] = ()
 ) -> dict[str, str]:
     """The container's variables, in order, each able to refer to those before it. `services`: all that there are."""
-    found = service_links.variables(pod, services)
+    found = service_links.variables(pod, services) | external(pod)
     found |= {"PATH": PATH, "HOME": "/root", "HOSTNAME": hostname(pod, pod.spec.node_name)}
     for variable in container.env:
         reference = (variable.value_from or {}).get("fieldRef")

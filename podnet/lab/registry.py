@@ -51,6 +51,11 @@ class LabNode(Value, frozen=True):
     kubeconfig: str
 
     @property
+    def programs(self) -> list[str]:
+        """The names of its programs."""
+        return [f"{what}-{self.name}" for what in ("agent", "kubelet", "proxy")]
+
+    @property
     def state_dir(self) -> str:
         """What the agent keeps over restarts."""
         return f"{self.folder}/state"
@@ -119,7 +124,7 @@ class Lab(Value, frozen=True):
         raise ValueError(f"lab {self.name} has no node {name!r}; its nodes: {have or 'none'}")
 
     def program(self, name: str) -> str:
-        """The folder of a program: supervisor, api, agent-NODE or kubelet-NODE."""
+        """The folder of a program: supervisor, api, or one of a node's."""
         return f"{self.folder}/programs/{name}"
 
 

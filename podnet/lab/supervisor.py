@@ -55,7 +55,13 @@ def programs(lab: Lab) -> dict[str, Program]:
     for node in lab.nodes:
         found[f"agent-{node.name}"] = agent(node)
         found[f"kubelet-{node.name}"] = kubelet(lab, node)
+        found[f"proxy-{node.name}"] = proxy(node)
     return found
+
+
+def proxy(node: LabNode) -> Program:
+    """What serves Services in mode userspace; idle in all others."""
+    return Program(_command((f"{BIN}/podnet", "userspace-proxy", "--run-dir", node.run_dir), node.netns))
 
 
 def api(lab: Lab) -> Program:

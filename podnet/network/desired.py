@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from podnet.network import bandwidth, forwarding, hostports, masquerade, migration, pods
+from podnet.network import bandwidth, forwarding, hostports, leases, masquerade, migration, pods
 from podnet.network.memo import Memo, each, forget, recall
+from podnet.network.proxy import announce
 from podnet.network.proxy import feature as proxy
 from podnet.network.service_port import ServicePort
-from podnet.network.view import Attachment, NodeView
+from podnet.network.view import Attachment, NodeView, PortMapping
 from podnet.state.host import Action
 from podnet.state.plan import Plan
 from podnet.state.resource import NodeState, Resource, state
@@ -34,6 +35,7 @@ NODE_FEATURES: Mapping[str, NodeFeature] = {
     "masquerade": masquerade.masquerade,
     "hostports": hostports.table,
     "services": proxy.frame,
+    "announce": lambda view: announce.bear(view, view.borne),
 }
 
 POD_FEATURES: Mapping[str, PodFeature] = {
@@ -49,7 +51,7 @@ SERVICE_FEATURES: Mapping[str, ServiceFeature] = {"serve": proxy.serve}
 def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     """Every unit's resources. `memo` only saves time: with or without it the result is equal."""
     memo = {} if memo is None else memo
-    parts = (view.me, view.peers, view.network, view.facts, view.affinities, view.retries)
+    parts = (view.me, view.peers, view.network, view.facts, view.affinities, view.retries, view.borne)
     node = recall(memo, "desired", parts, lambda: _without_pods(view))
     units: dict[Unit, tuple[Resource, ...]] = dict(
         each(
@@ -64,9 +66,11 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     for name, feature in NODE_FEATURES.items():
         units[name,] = recall(memo, (name,), (node,), lambda feature=feature: tuple(feature(node)))  # type: ignore[misc]
     units["together",] = proxy.together(node, view.services, memo)
+    leased = leases.assign(view.attachments, view.leases)
     for attachment in view.attachments:
-        unit = ("pod", *attachment.id)
-        units[unit] = recall(memo, unit, (node, attachment), lambda pod=attachment: tuple(_pod(node, pod)))  # type: ignore[misc]
+        unit, own = ("pod", *attachment.id), leased.get(attachment.id, ())
+        made = recall(memo, unit, (node, attachment, own), lambda it=attachment, own=own: tuple(_pod(node, it, own)))  # type: ignore[misc]
+        units[unit] = made
     forget(memo, "pod", units)
     return units
 
@@ -78,11 +82,11 @@ def node_state(units: Desired) -> NodeState:
 
 def after(view: NodeView, plan: Plan) -> tuple[Action, ...]:
     """What is not a state but follows from the difference."""
-    return (*hostports.forget(view, plan), *proxy.forget(view, plan))
+    return (*hostports.forget(view, plan), *proxy.forget(view, plan), *announce.tell(plan))
 
 
 def _without_pods(view: NodeView) -> NodeView:
-    return msgspec.structs.replace(view, attachments=(), services={}, mtu=migration.pod_mtu(view))
+    return msgspec.structs.replace(view, attachments=(), services={}, leases={}, mtu=migration.pod_mtu(view))
 
 
 def _service(node: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
@@ -90,6 +94,6 @@ def _service(node: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resourc
         yield from feature(node, ports)
 
 
-def _pod(node: NodeView, attachment: Attachment) -> Iterator[Resource]:
+def _pod(node: NodeView, attachment: Attachment, leased: tuple[PortMapping, ...]) -> Iterator[Resource]:
     for feature in POD_FEATURES.values():
-        yield from feature(node, attachment)
+        yield from feature(node, leases.extended(attachment, leased))

@@ -124,7 +124,8 @@ class NodeView(Value, frozen=True):
     """All that the features of one node are computed from.
 
     `mtu` is what the schemes in use leave to a pod's packet; `services` holds each Service's ports by (namespace,
-    name), `affinities` the seconds of affinity that some Service asks for, and `retries` whether one asks for those.
+    name), `affinities` the seconds of affinity that some Service asks for, and `retries` whether one asks for those;
+    `leases` the ports that pods of this node have for a time, by the pod's namespace/name.
     """
 
     me: NodeInfo
@@ -136,6 +137,8 @@ class NodeView(Value, frozen=True):
     services: Mapping[tuple[str, str], tuple[ServicePort, ...]] = {}
     affinities: tuple[int, ...] = ()
     retries: bool = False
+    borne: Words = ()
+    leases: Mapping[str, tuple[PortMapping, ...]] = {}
 
     def narrowed(self, backend: Mapping[str, str | int | bool], peers: Iterable[NodeInfo]) -> NodeView:
         """The same view as if the cluster used `backend` and only these peers existed."""

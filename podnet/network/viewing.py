@@ -12,9 +12,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import msgspec
 
 from podnet.network.backends import validate
+from podnet.network.leases import Leases, leases, node_of
 from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
 from podnet.network.proxy import claims, faults
+from podnet.network.proxy.balancers import borne
 from podnet.network.proxy.feature import LOCALHOST, MODES, REFUSED
 from podnet.network.proxy.service_ports import affinity, owner, retried, service_ports
 from podnet.network.proxy.splitting import in_force
@@ -69,7 +71,19 @@ def view(
     services = _services(cluster, node, memo) if network.proxy.mode != "none" else {}
     affinities = recall(memo, "affinities", (cluster.services,), lambda: _affinities(cluster))
     retries = recall(memo, "retries", (cluster.services,), lambda: any(map(retried, cluster.services.values())))
-    return NodeView(me, peers, network, facts, attachments, services=services, affinities=affinities, retries=retries)
+    leased = _leases(cluster, facts.node, memo)
+    return NodeView(
+        me,
+        peers,
+        network,
+        facts,
+        attachments,
+        services=services,
+        affinities=affinities,
+        retries=retries,
+        leases=leased,
+        borne=borne(cluster, facts.node, memo),
+    )
 
 
 def _services(cluster: Cluster, node: Node, memo: Memo) -> Mapping[Key, tuple[ServicePort, ...]]:
@@ -97,6 +111,10 @@ def _own(cluster: Cluster, name: str, memo: Memo) -> Words:
     addresses = _info(memo, name, node).addresses if node else ()
     return recall(memo, "own", (addresses,), lambda: (*addresses, LOCALHOST) if addresses else ())
 
+
+def _leases(cluster: Cluster, node: str, memo: Memo) -> Leases:
+    here = group(memo, "external", cluster.pods, node_of).get(node, {})
+    return recall(memo, "leases", (here, cluster.debugports), lambda: leases(here, cluster.debugports))
 
 
 def _affinities(cluster: Cluster) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from tests.lab.runtime import Runtime
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("kills")]
 
 NODES = ("node1", "node2", "node3")
-PROGRAMS = ("api", "supervisor", *(f"agent-{node}" for node in NODES), *(f"kubelet-{node}" for node in NODES))
+PROGRAMS = ("api", "supervisor", *(f"{what}-{node}" for what in ("agent", "kubelet", "proxy") for node in NODES))
 SUPERVISED = tuple(program for program in PROGRAMS if program != "supervisor")
 TRY_AGAIN, UNAVAILABLE = 11, 50
 

@@ -122,7 +122,8 @@ def test_status(live: LiveLab) -> None:
     assert all(node["ready"] for node in found["nodes"])
     assert sum(node["pods"] for node in found["nodes"]) == 9
     assert {program["name"] for program in found["programs"]} == {
-        *("supervisor", "api", "agent-node1", "agent-node2", "kubelet-node1", "kubelet-node2")
+        *("supervisor", "api"),
+        *(f"{what}-{node}" for what in ("agent", "kubelet", "proxy") for node in ("node1", "node2")),
     }
     assert all(program["state"] == "running" and program["pid"] for program in found["programs"])
 

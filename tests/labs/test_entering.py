@@ -105,7 +105,7 @@ def test_everything_that_can_be_entered(made: Lab, running: dict[str, int]) -> N
 
 @pytest.mark.parametrize(
     ("what", "programs"),
-    [("api", ["api"]), ("supervisor", ["supervisor"]), ("node2", ["agent-node2", "kubelet-node2"])],
+    [("api", ["api"]), ("supervisor", ["supervisor"]), ("node2", ["agent-node2", "kubelet-node2", "proxy-node2"])],
 )
 def test_the_programs_of_a_word(made: Lab, what: str, programs: list[str]) -> None:
     assert entering.programs_of(made, what) == programs

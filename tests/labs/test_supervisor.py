@@ -24,8 +24,9 @@ from tests.labs.values import read_text, until
 # -- what should run
 
 
-def test_a_lab_runs_an_api_and_two_programs_per_node(root: Path) -> None:
-    assert list(programs(lab(root))) == ["api", "agent-node1", "kubelet-node1", "agent-node2", "kubelet-node2"]
+def test_a_lab_runs_an_api_and_the_programs_of_each_node(root: Path) -> None:
+    made = lab(root)
+    assert list(programs(made)) == ["api", *made.nodes[0].programs, *made.nodes[1].programs]
 
 
 def test_the_api_server(root: Path) -> None:
@@ -208,22 +209,22 @@ async def test_everything_is_started(world: World) -> None:
 
 
 async def test_a_new_node_gets_its_programs_and_a_removed_one_loses_them(world: World) -> None:
-    await until(lambda: len(world.running()) == 5)
+    await until(lambda: len(world.running()) == 7)
     before = {name: pid(world.lab.program(name)) for name in world.running()}
     node = registry.make_node(world.lab.folder, 3, False)
     registry.save(msgspec.structs.replace(world.lab, nodes=(world.lab.nodes[0], node)))
     world.supervisor.reload.set()
-    await until(lambda: world.running() == {"api", "agent-node1", "kubelet-node1", "agent-node3", "kubelet-node3"})
+    await until(lambda: world.running() == {"api", *world.lab.nodes[0].programs, *node.programs})
     stayed = ("api", "agent-node1", "kubelet-node1")
     assert {name: pid(world.lab.program(name)) for name in stayed} == {name: before[name] for name in stayed}
 
 
 async def test_without_lab_json_it_ends_and_leaves_the_programs(world: World) -> None:
-    await until(lambda: len(world.running()) == 5)
+    await until(lambda: len(world.running()) == 7)
     os.unlink(f"{world.lab.folder}/lab.json")
     world.supervisor.reload.set()
     await asyncio.sleep(0.1)
-    assert len(world.running()) == 5
+    assert len(world.running()) == 7
 
 
 # -- the process itself

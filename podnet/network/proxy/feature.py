@@ -178,9 +178,9 @@ def hairpin(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
 
 
 def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
-    """The flows that must not stay."""
-    mode = mode_of(view)
-    return mode.forget(view, plan) if mode else iter(())
+    """The flows that must not stay. Every mode looks for what was its own: it may just have been left."""
+    for mode in MODES.values():
+        yield from mode.forget(view, plan)
 
 
 def _udp(view: NodeView) -> Iterator[tuple[str, int, str]]:
@@ -200,7 +200,7 @@ def _settings(view: NodeView, v6: bool) -> iptables.Settings:
     proxy = view.network.proxy
     return iptables.Settings(
         v6=v6,
-        cluster_cidr=next((cidr for cidr in view.network.pod_cidrs if is_v6(cidr) == v6), ""),
+        cluster_cidr=next((cidr for cidr in view.me.pod_cidrs if is_v6(cidr) == v6), ""),
         masquerade_all=proxy.masquerade_all,
         node_port_addresses=tuple(cidr for cidr in proxy.node_port_addresses if is_v6(cidr) == v6),
         node_addresses=tuple(address for address in view.me.addresses if is_v6(address) == v6),

@@ -1,0 +1,108 @@
+"""What an agent does for Services beside the kernel: the userspace proxy's orders, health servers, metrics.
+
+    cluster changes -> pulse.queued        a pass begins -> the proxy hears what will be led to it
+    a pass was clean -> pulse.synced       ... -> health check node ports come and go
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from podnet.agent.proxy_health import HealthServers, serve
+from podnet.agent.proxy_metrics import Pulse
+from podnet.daemons.proxy_feed import Feed
+from podnet.network.memo import Memo
+from podnet.network.proxy import userspace
+from podnet.network.proxy.balancers import health_checks
+from podnet.network.proxy.health import configz, eligible, trigger_time
+from podnet.network.view import NodeView, Problem
+from podnet.objects.cluster import Cluster
+from podnet.objects.network import NetworkSpec
+from podnet.state.difference import changes
+
+USERSPACE = "userspace"
+
+
+class Serving:
+    """`cluster()` gives the newest snapshot; `run_dir` is where the userspace proxy has its socket."""
+
+    def __init__(self, node: str, run_dir: str, cluster: Callable[[], Cluster | None]) -> None:
+        self.pulse = Pulse()
+        self._node = node
+        self._cluster = cluster
+        self._feed = Feed(f"{run_dir}/userspace.sock")
+        self._servers = HealthServers(lambda: self.pulse.progress.healthy(time.time()))
+        self._seen: Cluster | None = None
+        self._spec = NetworkSpec()
+        self._memo: Memo = {}
+        self._dirty = asyncio.Event()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What can't be served here."""
+        if self._spec.proxy.mode != USERSPACE or self._feed.trouble is None:
+            return self._servers.problems
+        return (*self._servers.problems, Problem(f"Node/{self._node}", "NoUserspaceProxy", self._feed.trouble))
+
+    def queued(self, cluster: Cluster) -> None:
+        """A new snapshot is about to be carried out."""
+        before, self._seen = self._seen, cluster
+        if before is None:
+            self.pulse.queued(time.time())
+            return
+        services = changes(cluster.services, before.services)
+        slices = changes(cluster.endpointslices, before.endpointslices)
+        if services or slices or cluster.networkconfigs is not before.networkconfigs:
+            there = (cluster.endpointslices[key] for key in slices if key in cluster.endpointslices)
+            triggers = [when for each in there if (when := trigger_time(each)) is not None]
+            self.pulse.queued(time.time(), len(services), len(slices), triggers)
+
+    async def prepare(self, view: NodeView) -> None:
+        """Before the kernel leads anything to it the proxy must expect it. On leaving the mode it keeps its orders, for
+        those who are connected."""
+        self._spec = view.network
+        if view.network.proxy.mode == USERSPACE:
+            ports = (port for ports in view.services.values() for port in ports)
+            self._feed.update(userspace.orders(view, ports))
+            await self._feed.settled()
+
+    def applied(self, seconds: float, whole: bool, ok: bool) -> None:
+        """A pass has ended."""
+        if ok:
+            self.pulse.synced(time.time(), seconds, whole)
+        else:
+            self.pulse.failed(self._spec.proxy.mode)
+        self._dirty.set()
+
+    async def run(self) -> None:
+        """For ever; cancel it to stop."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._feed.run())
+            tasks.create_task(self._health())
+
+    async def _health(self) -> None:
+        try:
+            while True:
+                await self._dirty.wait()
+                self._dirty.clear()
+                cluster = self._cluster()
+                if cluster is not None:
+                    await self._servers.update(health_checks(cluster, self._node, self._memo))
+        finally:
+            await self._servers.close()
+
+    async def serve(self) -> list[web.AppRunner]:
+        """kube-proxy's two ports; raises OSError when one is taken."""
+
+        def mine() -> bool:
+            cluster = self._cluster()
+            return eligible(cluster.nodes.get(("", self._node)) if cluster else None)
+
+        def settings() -> Mapping[str, object]:
+            return configz(self._spec, self._node)
+
+        return await serve(self.pulse, mine, lambda: self._spec.proxy.mode, settings)
