@@ -18,16 +18,27 @@ from podnet.apiserver.mirrors import Mirrors
 from podnet.apiserver.records import Record, Selection
 from podnet.apiserver.registry import Registry
 from podnet.apiserver.status import resource
-from podnet.network.controllers import load_balancers, namespaces, pod_cidrs, scheduler, service_repair, sweeping
+from podnet.network.controllers import (
+    debug_ports,
+    external_pods,
+    load_balancers,
+    namespaces,
+    pod_cidrs,
+    scheduler,
+    service_repair,
+    sweeping,
+)
 from podnet.network.controllers.actions import Action, Delete
 from podnet.network.controllers.load_balancers import Pool
 from podnet.network.controllers.service_repair import Unknown
 from podnet.objects.cluster import Key
 from podnet.objects.core import Namespace, Node, Pod
 from podnet.objects.kinds import (
+    DEBUGPORTS,
     ENDPOINTS,
     ENDPOINTSLICES,
     EVENTS,
+    EXTERNALPODS,
     KINDS,
     LEASES,
     NAMESPACES,
@@ -40,7 +51,7 @@ from podnet.objects.meta import Object
 from podnet.objects.network import NETWORK_NAME, NetworkConfig, NetworkSpec
 from podnet.objects.services import Service
 
-MIRRORED = (NAMESPACES, NODES, PODS, NETWORKCONFIGS, SERVICES, ENDPOINTSLICES, ENDPOINTS)
+MIRRORED = (NAMESPACES, NODES, PODS, NETWORKCONFIGS, SERVICES, ENDPOINTSLICES, ENDPOINTS, EXTERNALPODS, DEBUGPORTS)
 LEASE_NAMESPACE = "kube-node-lease"
 BURST_SECONDS = 0.01  # changes this close together share a pass
 SHARE = 9  # deciding takes at most a tenth of the time: requests go on while ten thousand pods are created
@@ -115,6 +126,17 @@ class Controllers:
             yield from self._drain()
         if "services" in dirty:
             yield from load_balancers.assign(self._objects["services"].values(), self._pools)
+        yield from self._lease(dirty)
+
+    def _lease(self, dirty: set[str]) -> Iterator[Action]:
+        """Ports of nodes that lead to one pod."""
+        pods, nodes = self._objects["pods"], self._objects["nodes"]
+        externals, leases = self._objects["externalpods"], self._objects["debugports"]
+        around = bool(dirty & {"pods", "nodes"})
+        if "externalpods" in dirty or (around and externals):
+            yield from external_pods.reconcile(externals.values(), pods.values(), nodes)
+        if "debugports" in dirty or around:
+            yield from debug_ports.reconcile(leases.values(), pods, nodes)
 
     def _network(self) -> NetworkSpec:
         config: NetworkConfig | None = self._objects["networkconfigs"].get(("", NETWORK_NAME))
@@ -145,6 +167,7 @@ class Controllers:
                 *sweeping.silent(self._objects["nodes"].values(), heartbeats),
                 *sweeping.stranded(pods, heartbeats),
                 *self._old_events(now),
+                *debug_ports.over(self._objects["debugports"].values(), self._objects["pods"], now),
                 *self._drain(),
             ]
             await self._hands.carry_out(actions)

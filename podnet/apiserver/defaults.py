@@ -12,6 +12,7 @@ import msgspec
 
 from podnet.apiserver.status import Document
 from podnet.network.controllers.service_fields import outside
+from podnet.objects.leases import DEBUG_SECONDS
 from podnet.objects.network import NetworkSpec
 
 AFFINITY_SECONDS = 10800
@@ -156,6 +157,21 @@ def network_config(document: Document) -> None:
     spec["backend"].setdefault("type", "vxlan")
 
 
+def external_pods(document: Document) -> None:
+    """The node's own address, and protocols of ports."""
+    spec = document.setdefault("spec", {})
+    _missing(spec, "address", "node")
+    for port in spec.get("ports", ()):
+        _missing(port, "protocol", "TCP")
+
+
+def debug_port(document: Document) -> None:
+    """TCP, for half an hour."""
+    spec = document.setdefault("spec", {})
+    _missing(spec, "protocol", "TCP")
+    spec.setdefault("seconds", DEBUG_SECONDS)
+
+
 def _fill(document: Document, default: msgspec.Struct) -> None:
     for field in msgspec.structs.fields(default):
         value = getattr(default, field.name)
@@ -174,4 +190,6 @@ DEFAULTS: Mapping[str, Callable[[Document], None]] = {
     "EndpointSlice": endpoint_slice,
     "Endpoints": endpoints,
     "NetworkConfig": network_config,
+    "ExternalPods": external_pods,
+    "DebugPort": debug_port,
 }

@@ -18,7 +18,7 @@ from podnet.apiserver.records import Verdict
 from podnet.apiserver.status import Cause, Document, bad_request, conflict, forbidden, invalid
 from podnet.objects.kinds import Kind
 
-GENERATION = frozenset({"NetworkConfig", "ServiceRoute"})  # kinds that count changes of their spec
+GENERATION = frozenset({"NetworkConfig", "ServiceRoute", "ExternalPods", "DebugPort"})  # kinds that count changes
 STATUS_BY_USER = frozenset({"Node"})  # kinds whose first status comes with the object
 NO_BLIND_UPDATE = frozenset({"Lease", "NetworkConfig"})  # kinds that may be replaced only with a resourceVersion
 IMMORTAL = frozenset({"default", "kube-system", "kube-public"})

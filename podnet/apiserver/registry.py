@@ -31,7 +31,7 @@ from podnet.apiserver.status import (
     too_large_revision,
 )
 from podnet.apiserver.store import Store, Watcher
-from podnet.objects.kinds import NAMESPACES, PODS, SERVICES, Kind
+from podnet.objects.kinds import NAMESPACES, PODS, Kind
 
 Patch = Callable[[Document], Document]
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words
@@ -54,7 +54,7 @@ class Page(msgspec.Struct, frozen=True):
 class Registry:
     """See the module's story. `now` gives the time in UTC. Documents handed in are taken over: they get changed.
 
-    `allocation` completes Services inside the write; without one they stay as they come.
+    `allocation` completes Services and others inside the write; without one they stay as they come.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Registry:
         return await self.store.change(Key(resource(kind), namespace, str(name)), edit, dry_run)
 
     def _settle(self, kind: Kind) -> Settle:
-        return self.allocation.settle if kind is SERVICES and self.allocation else nothing_to_settle
+        return (self.allocation and self.allocation.settle_for(kind)) or nothing_to_settle
 
     def _admit(self, kind: Kind, namespace: str, name: str) -> None:
         """Objects need a namespace that exists and stays."""
@@ -190,7 +190,9 @@ class Registry:
         def edit(old: Record | None) -> Document:
             if old is None:
                 raise not_found(PODS, name)
-            return lifecycle.bound(PODS, old.document(), node, self.now())
+            pod = lifecycle.bound(PODS, old.document(), node, self.now())
+            self._settle(PODS)(pod, old.document())
+            return pod
 
         return await self.store.change(Key("pods", namespace, name), edit, dry_run)
 

@@ -195,6 +195,21 @@ def _service_route(document: Document, now: datetime) -> Cells:
     return [_name(document), spec["service"], _few(sources, "<none>"), _created(document, now)]
 
 
+def _external_pods(document: Document, now: datetime) -> Cells:
+    ports = [f"{port['name']}:{port['containerPort']}/{port['protocol']}" for port in document["spec"]["ports"]]
+    rows = document.get("status", {}).get("pods", ())
+    full = sum(not row.get("waiting") for row in rows)
+    return [_name(document), _few(ports, "<none>"), f"{full}/{len(rows)}", _created(document, now),
+            _pairs(document["spec"].get("selector"))]  # fmt: skip
+
+
+def _debug_port(document: Document, now: datetime) -> Cells:
+    spec, status = document["spec"], document.get("status", {})
+    place = f"{status.get('address') or '<pending>'}:{spec['nodePort']}"
+    return [_name(document), spec["pod"], f"{spec['port']}/{spec['protocol']}", place,
+            status.get("expires", ""), _created(document, now)]  # fmt: skip
+
+
 PRINTERS: Mapping[str, Printer] = {
     "Pod": Printer("Name Ready Status Restarts Age +IP +Node +Nominated_Node +Readiness_Gates", pod_cells),
     "Namespace": Printer("Name Status Age", _namespace),
@@ -209,5 +224,7 @@ PRINTERS: Mapping[str, Printer] = {
     "Endpoints": Printer("Name Endpoints Age", _endpoints),
     "Lease": Printer("Name Holder Age", _lease),
     "ServiceRoute": Printer("Name Service Segments Age", _service_route),
+    "ExternalPods": Printer("Name Ports Pods Age +Selector", _external_pods),
+    "DebugPort": Printer("Name Pod Port Address Expires Age", _debug_port),
     "NetworkConfig": Printer("Name Backend Pod-CIDRs Attachment Age +MTU +Masquerade", _network_config),
 }

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from podnet.objects.core import Namespace, Node, Pod
+from podnet.objects.leases import DebugPort
 from podnet.objects.meta import Object
 from podnet.objects.network import NETWORK_NAME, NetworkConfig, ServiceRoute
 from podnet.objects.services import EndpointSlice, Service
@@ -28,6 +29,7 @@ class Cluster(msgspec.Struct, frozen=True, gc=False):
     services: Mapping[Key, Service] = {}
     endpointslices: Mapping[Key, EndpointSlice] = {}
     serviceroutes: Mapping[Key, ServiceRoute] = {}
+    debugports: Mapping[Key, DebugPort] = {}
     networkconfigs: Mapping[Key, NetworkConfig] = {}
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from podnet.objects import core, network, services
+from podnet.objects import core, leases, network, services
 from podnet.objects.meta import Object, Value
 
 
@@ -56,10 +56,12 @@ NETWORKCONFIGS = Kind(
 SERVICEROUTES = Kind(
     "podnet.dev", "v1", "ServiceRoute", "serviceroutes", network.ServiceRoute, True, ("svcroute",), ("status",)
 )
+EXTERNALPODS = Kind("podnet.dev", "v1", "ExternalPods", "externalpods", leases.ExternalPods, True, (), ("status",))
+DEBUGPORTS = Kind("podnet.dev", "v1", "DebugPort", "debugports", leases.DebugPort, True, (), ("status",))
 
 KINDS: tuple[Kind, ...] = (
     NAMESPACES, NODES, PODS, SERVICES, ENDPOINTS, CONFIGMAPS, SECRETS, EVENTS, ENDPOINTSLICES, LEASES, NETWORKCONFIGS,
-    SERVICEROUTES,
+    SERVICEROUTES, EXTERNALPODS, DEBUGPORTS,
 )  # fmt: skip
 
 BY_KIND: Mapping[tuple[str, str], Kind] = {(kind.api_version, kind.kind): kind for kind in KINDS}

@@ -56,7 +56,7 @@ def test_every_row_can_be_found_and_decoded(kind: Kind) -> None:
 
 
 def test_names_are_unique() -> None:
-    names = [name for kind in KINDS for name in (kind.plural, kind.singular, *kind.short)]
+    names = [name for kind in KINDS for name in {kind.plural, kind.singular, *kind.short}]
     assert len(names) == len(set(names))
 
 

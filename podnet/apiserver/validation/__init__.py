@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from podnet.apiserver.status import Cause, Document
-from podnet.apiserver.validation import config, endpoints, network, node, pod, rules, service, service_update
+from podnet.apiserver.validation import config, endpoints, leases, network, node, pod, rules, service, service_update
 from podnet.apiserver.validation.meta import NameRule, metadata, metadata_update
 from podnet.objects import core
 from podnet.objects.codec import InvalidObject, convert
 from podnet.objects.kinds import Kind
+from podnet.objects.leases import DebugPort, ExternalPods
 from podnet.objects.meta import Object
 from podnet.objects.network import NetworkConfig, ServiceRoute
 from podnet.objects.services import Endpoints, EndpointSlice
@@ -45,6 +46,8 @@ FORMS: Mapping[str, Form] = {
     "Lease": Form(config.Lease, config.lease),
     "NetworkConfig": Form(NetworkConfig, network.network_config, name=network.network_name),
     "ServiceRoute": Form(ServiceRoute, network.service_route),
+    "ExternalPods": Form(ExternalPods, leases.external_pods),
+    "DebugPort": Form(DebugPort, leases.debug_port, leases.debug_port_update),
 }
 
 

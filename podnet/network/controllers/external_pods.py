@@ -1,0 +1,136 @@
+"""ExternalPods: a port of its node for each listed port of each selected pod, for as long as the pod lives.
+
+A pod gets its numbers in the very write that gives it to a node, so its containers find them in their environment; one
+that was there before its ExternalPods gets them with the next write, which `reconcile` asks for. What it has it keeps
+while its name, container port and protocol stay; nobody but `settle` writes the annotation. Of two ExternalPods that
+publish the same name on a pod the first by name counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from podnet.network.controllers.actions import Action, Patch, Report
+from podnet.network.controllers.node_ports import FULL, Numbers, port_token
+from podnet.network.controllers.service_ips import Token
+from podnet.objects.cluster import Key
+from podnet.objects.core import Node, Pod
+from podnet.objects.kinds import EXTERNALPODS, PODS
+from podnet.objects.leases import EXTERNAL_ANNOTATION, ExternalPods, Published, published
+
+ENDED = ("Succeeded", "Failed")
+ADDRESS_TYPES = {"node": "InternalIP", "external": "ExternalIP"}
+
+
+def tokens(pod: Pod) -> Iterator[Token]:
+    """The node ports that a pod has; none once it has ended for good."""
+    if pod.status.phase not in ENDED:
+        yield from (port_token(each.port) for each in published(pod.metadata))
+
+
+def settle(
+    document: dict[str, Any], pod: Pod, before: Pod | None, of: Sequence[ExternalPods], node: Node | None, free: Numbers
+) -> None:
+    """Write a pod's annotation into its `document`. `of`: all of its namespace; `free`: where numbers come from."""
+    had = published(before.metadata) if before else ()
+    given = had if pod.status.phase in ENDED else tuple(_published(pod, had, of, node, free))
+    annotations = document["metadata"].setdefault("annotations", {})
+    if given:
+        annotations[EXTERNAL_ANNOTATION] = msgspec.json.encode(given).decode()
+    else:
+        annotations.pop(EXTERNAL_ANNOTATION, None)
+        if not annotations:
+            del document["metadata"]["annotations"]
+
+
+def _published(
+    pod: Pod, had: tuple[Published, ...], of: Sequence[ExternalPods], node: Node | None, free: Numbers
+) -> Iterator[Published]:
+    known = {each.what: each for each in had}
+    for wish in wanted(pod, of, node):
+        old = known.get(wish.what)
+        own = wish.container_port if pod.spec.host_network else old.port if old else free.any()
+        address = wish.address or (old.address if old else "")
+        if own and address:
+            yield msgspec.structs.replace(wish, address=address, port=own)
+
+
+def wanted(pod: Pod, of: Iterable[ExternalPods], node: Node | None) -> Iterator[Published]:
+    """What a pod with a node shall have, still without numbers; an address is "" while the node has none."""
+    names = set[str]()
+    for each in sorted(of, key=lambda each: each.metadata.name) if pod.spec.node_name else ():
+        if selects(each, pod):
+            for port in each.spec.ports:
+                if port.name not in names:
+                    names.add(port.name)
+                    address = _address(node, each.spec.address)
+                    yield Published(port.name, address, 0, port.container_port, port.protocol)
+
+
+def selects(external: ExternalPods, pod: Pod) -> bool:
+    """Whether a pod is one of these."""
+    selector = external.spec.selector
+    own = external.metadata.namespace == pod.metadata.namespace and external.metadata.deletion_timestamp is None
+    return own and bool(selector) and selector.items() <= pod.metadata.labels.items()
+
+
+def _address(node: Node | None, which: str) -> str:
+    """External ones are few: without one it is the node's own."""
+    for kind in (ADDRESS_TYPES[which], ADDRESS_TYPES["node"]):
+        for entry in node.status.addresses if node else ():
+            if entry.type == kind:
+                return entry.address
+    return ""
+
+
+def reconcile(externals: Iterable[ExternalPods], pods: Iterable[Pod], nodes: Mapping[Key, Node]) -> Iterator[Action]:
+    """Have pods written again that lack a port or have one too many, and tell in each status who has what."""
+    spaces: dict[str, list[ExternalPods]] = {}
+    for external in externals:
+        spaces.setdefault(external.metadata.namespace, []).append(external)
+    selected: dict[Key, list[dict[str, Any]]] = {external.key: [] for of in spaces.values() for external in of}
+    for pod in sorted(pods, key=lambda pod: pod.key):
+        of = spaces.get(pod.metadata.namespace, [])
+        if (of or EXTERNAL_ANNOTATION in pod.metadata.annotations) and pod.status.phase not in ENDED:
+            node = nodes.get(("", pod.spec.node_name))
+            yield from _again(pod, list(wanted(pod, of, node)))
+            for external in of:
+                if selects(external, pod) and pod.spec.node_name:
+                    selected[external.key].append(_row(pod, external))
+    for of in spaces.values():
+        for external in of:
+            yield from _status(external, selected[external.key])
+
+
+def _again(pod: Pod, wishes: list[Published]) -> Iterator[Action]:
+    """A patch that changes nothing but has `settle` look."""
+    have = published(pod.metadata)
+    address = {each.what: each.address for each in have}
+    right = [wish.what for wish in wishes if wish.address in ("", address.get(wish.what))]
+    if [each.what for each in have] != [wish.what for wish in wishes] or len(right) != len(wishes):
+        yield Patch(PODS, *pod.key, {})
+
+
+def _row(pod: Pod, external: ExternalPods) -> dict[str, Any]:
+    names = [port.name for port in external.spec.ports]
+    have = {each.name: each for each in published(pod.metadata) if each.name in names}
+    waiting = [name for name in names if name not in have]
+    row: dict[str, Any] = {"pod": pod.metadata.name, "node": pod.spec.node_name}
+    row["published"] = [msgspec.to_builtins(have[name]) for name in names if name in have]
+    return {**row, **({"waiting": waiting} if waiting else {})}
+
+
+def _status(external: ExternalPods, rows: list[dict[str, Any]]) -> Iterator[Action]:
+    if rows != [_plain(row) for row in msgspec.to_builtins(external.status.pods)]:
+        yield Patch(EXTERNALPODS, *external.key, {"status": {"pods": rows}}, "status")
+    for row in rows:
+        if "waiting" in row:
+            why = f"pod {row['pod']} waits for {', '.join(row['waiting'])}: its node has no address, or the {FULL}"
+            yield Report(EXTERNALPODS, external, "Waiting", why)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {"published": [], **row}
