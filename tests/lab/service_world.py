@@ -112,7 +112,7 @@ class World:
 
     def __init__(self, live: LiveLab, outside: str) -> None:
         self.live = live
-        self.mode = MODES["nftables"]
+        self.name, self.mode = "nftables", MODES["nftables"]
         self.services: dict[str, Service] = {}
         self.pods = {name: live.place(name) for name in (*SERVERS, *CLIENTS)}
         self.clients = {name: Client(name, pod.netns, pod.addresses, pod.node) for name, pod in self.pods.items()}
@@ -145,6 +145,16 @@ class World:
         """Make one whose number is chosen."""
         wanted, chosen = ports or both(("web", 80)), [*map(_endpoint, endpoints)]
         self.live.api(lambda api: self._create(api, made, chosen, wanted, spec))
+
+    def unmake(self, service: Service) -> None:
+        """Delete a Service and its slices."""
+
+        async def delete(api: Api) -> None:
+            await api.delete(SERVICES, service.name, NAMESPACE)
+            for family in (4, 6):
+                await api.delete(ENDPOINTSLICES, f"{service.name}-{family}-{PORT}", NAMESPACE)
+
+        self.live.api(delete)
 
     async def _create(
         self, api: Api, made: Service, endpoints: list[Endpoint], ports: list[dict[str, Any]], spec: dict[str, Any]
@@ -256,9 +266,8 @@ class World:
     def proxy(self, **settings: Any) -> None:
         """Change the cluster's settings of the proxy, of which every node hears."""
         self.live.configure(proxy=settings)
-        if settings.get("mode"):
-            self.mode = MODES.get(settings["mode"], self.mode)
-        if settings.get("mode") != "none":
+        if (mode := settings.get("mode", self.name)) != "none":
+            self.name, self.mode = mode, MODES[mode]
             self.settle()
 
     # -- questions

@@ -150,35 +150,45 @@ def identities(lab: World, places: Sequence[str], opened: Sequence[Flow], v6: bo
     return [memory.get((place, flow.port), "") for place, flow in zip(places, opened, strict=True)]
 
 
-def all_say(opened: Sequence[Flow], wanted: set[str]) -> bool:
-    return {flow.say() for flow in opened} == wanted
+def all_say(opened: Sequence[Flow], wanted: str) -> bool:
+    return {flow.say() for flow in opened} == {wanted}
+
+
+def all_move(places: Sequence[str], opened: Sequence[Flow], wanted: str, seconds: float) -> None:
+    """Within so many seconds; says in whose memory the others are."""
+    end = time.monotonic() + seconds
+    said: dict[str, str] = {"": ""}
+    while said and time.monotonic() < end:
+        said = {place: word for place, flow in zip(places, opened, strict=True) if (word := flow.say(0.1)) != wanted}
+    assert not said, f"not within {seconds} s: all have moved to {wanted}"
 
 
 def test_exactly_the_stale_udp_flows_are_forgotten(lab: World, v6: bool) -> None:
+    lab.endpoints("datagrams", "a", "b")
     places = [place for place, asks in datagrams(lab, v6).items() for _ in asks]
     others = [Ask(lab.clients["near"], lab.services["bystander"].cluster(v6), 80, "udp")] * 2
     with flows([ask for asks in datagrams(lab, v6).values() for ask in asks]) as opened, flows(others) as bystanders:
         said = [flow.say() for flow in opened]
         assert {*said} == {"a", "b"}
-        assert all_say(bystanders, {"a"})
+        assert all_say(bystanders, "a")
         before = identities(lab, places, opened, v6)
         untouched = identities(lab, ["node1"] * 2, bystanders, v6)
         assert all(before)
         assert all(untouched)
         lab.endpoints("datagrams", "b")
-        until(lambda: all_say(opened, {"b"}), "all have moved to b", 1.5)
+        all_move(places, opened, "b", 1.5)
         after = identities(lab, places, opened, v6)
         stayed = [old == new for old, new in zip(before, after, strict=True)]
         assert [word == "b" for word, same in zip(said, stayed, strict=True) if same] == [True] * said.count("b")
         assert identities(lab, ["node1"] * 2, bystanders, v6) == untouched
         lab.endpoints("datagrams", "a", "b")
-        assert all_say(opened, {"b"})
+        assert all_say(opened, "b")
         assert identities(lab, places, opened, v6) == after
 
 
 def test_udp_that_came_before_its_endpoints_or_its_service(lab: World, v6: bool) -> None:
     """A client that goes on sending is remembered as one whom nobody answers, or whom the node itself refuses."""
-    late, soon = lab.services["late"], Service(f"soon-{v6:d}", 200 + v6)
+    late, soon = lab.services["late"], Service(f"soon-{lab.name}-{v6:d}", 200 + v6)
     node2 = lab.live.lab.node("node2").addresses[v6]
     asks = [
         Ask(lab.clients["near"], late.cluster(v6), 80, "udp"),
@@ -188,18 +198,20 @@ def test_udp_that_came_before_its_endpoints_or_its_service(lab: World, v6: bool)
         Ask(lab.clients["near"], soon.cluster(v6), 80, "udp"),
         Ask(lab.clients["outside"], node2, soon.node_port, "udp"),
     ]
+    lab.endpoints("late")
     with flows(asks) as opened:
         assert [flow.say(0.1) for flow in opened] == [""] * 4
         lab.live.api(lambda api: lab.set_endpoints(api, "late", "b"))
         lab.make(soon, "b", type="NodePort")
         until(lambda: [flow.say(0.05) for flow in opened] == ["b"] * 4, "all are answered", 2.0)
-        lab.live.api(lambda api: api.delete(SERVICES, soon.name, NAMESPACE))
+        lab.unmake(soon)
         lab.endpoints("late")
         until(lambda: [flow.say(0.05) for flow in opened] == [""] * 4, "nobody is answered any more", 2.0)
 
 
 def test_udp_flows_over_an_agents_death(lab: World, v6: bool) -> None:
     """Its restart forgets nothing; what changed while it was away is made good."""
+    lab.endpoints("datagrams", "a", "b")
     near = datagrams(lab, v6)["node1"]
     with flows(near) as opened:
         said = [flow.say() for flow in opened]
@@ -213,12 +225,11 @@ def test_udp_flows_over_an_agents_death(lab: World, v6: bool) -> None:
         with lab.live.without("agent-node1"):
             lab.live.api(lambda api: lab.set_endpoints(api, "datagrams", "b"))
             assert [flow.say() for flow in opened] == said
-        until(lambda: all_say(opened, {"b"}), "all have moved to b", 3.0)
+        all_move(["node1"] * len(near), opened, "b", 3.0)
         after = identities(lab, ["node1"] * len(near), opened, v6)
         assert [new for word, new in zip(said, after, strict=True) if word == "b"] == [
             old for word, old in zip(said, before, strict=True) if word == "b"
         ]
-    lab.endpoints("datagrams", "a", "b")
 
 
 # -- TCP
@@ -230,7 +241,6 @@ def test_established_connections_live_through_everything(lab: World, v6: bool) -
     cluster = service.cluster(v6)
     asks = [Ask(lab.clients[name], cluster, 80) for name in ("near", "far", "node3") for _ in range(8)]
     asks += [Ask(lab.clients["outside"], node2, service.node_port)] * 8
-    mode = next(word for word, traits in MODES.items() if traits is lab.mode)
     with flows(asks) as opened:
         assert {flow.server for flow in opened} == {"a", "b"}
         assert all(flow.echoes() for flow in opened)
@@ -243,7 +253,7 @@ def test_established_connections_live_through_everything(lab: World, v6: bool) -
         lab.proxy(mode="none")
         until(lambda: {answer.server for answer in ask_all(asks)} == {""}, "nobody makes Services")
         assert all(flow.echoes() for flow in opened), "without a proxy"
-        lab.proxy(mode=mode)
+        lab.proxy(mode=lab.name)
         assert all(flow.echoes() for flow in opened), "with a proxy again"
         assert {answer.server for answer in ask_all(asks)} == {"b"}
     lab.endpoints("connections", "a", "b")
@@ -318,7 +328,8 @@ def test_from_pods_to_connections(lab: World) -> None:
         lab.live.delete_pod("w1")
         until(lambda: {answer.server for answer in ask_all(asks)} == {"w2"}, "the one that is left serves", 5.0)
         lab.live.delete_pod("w2")
-        until(lambda: {answer.error for answer in ask_all(asks)} == {"refused"}, "clients are refused", 5.0)
+        patience = lab.mode.refusal + 0.3
+        until(lambda: {answer.error for answer in ask_all(asks, patience)} == {"refused"}, "clients are refused", 5.0)
     finally:
         for name in ("w1", "w2"):
             lab.live.ask_to_delete(name)
