@@ -8,6 +8,7 @@ of them misread filters on IPv6 addresses (wire/conntrack.py).
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from podnet.kernel.netlink import Netlink, NetlinkError
@@ -15,6 +16,9 @@ from podnet.state.host import ForgetFlows
 from podnet.wire import conntrack
 from podnet.wire.conntrack import Pattern
 from podnet.wire.spelling import IPV4, IPV6, family_of
+
+Translated = tuple[int, str, int, str]
+"""Protocol, address and port that a flow was meant for, and the address that answers."""
 
 FEW = 6
 """So many patterns are looked for one by one; each walk costs the kernel some 15 ms, however few flows there are."""
@@ -32,6 +36,16 @@ def forget(netlink: Netlink, actions: Iterable[ForgetFlows]) -> int:
     for pattern in wanted:
         groups.setdefault(Pattern(pattern.family, pattern.protocol), []).append(pattern)
     return sum(_forget(netlink, listed, group) for listed, group in groups.items())
+
+
+def translated(netlink: Netlink) -> Counter[Translated]:
+    """How many flows in use were led somewhere else, by where they meant to go and who answers; one walk."""
+    found: Counter[Translated] = Counter()
+    for body in netlink.dump(conntrack.dump(Pattern(0))):
+        flow = conntrack.decode(body)
+        if flow is not None and flow.answered_by != flow.destination and conntrack.lives(body):
+            found[flow.protocol, flow.destination, flow.to_port, flow.answered_by] += 1
+    return found
 
 
 def patterns(action: ForgetFlows) -> list[Pattern]:

@@ -8,15 +8,16 @@ node, whose routes thereby come last; and the other way round for what is delete
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Protocol
 
 from podnet.kernel import announcing, conntrack, iptables, nft, reading
+from podnet.kernel.conntrack import Translated
 from podnet.kernel.iptables import Iptables
 from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink
 from podnet.kernel.netns import NoNamespace, inside
-from podnet.kernel.nft import Nft
+from podnet.kernel.nft import Nft, NftError
 from podnet.kernel.outcome import ApplyError, Outcome, Tally
 from podnet.kernel.own import INSIDE, Own
 from podnet.kernel.reading import Reading
@@ -48,6 +49,12 @@ class Dataplane(Protocol):
 
     def intact(self, desired: NodeState) -> bool:
         """Whether the canaries among these iptables chains stand: a cheap look for what sends no event."""
+
+    def remembered(self, family: str, table: str, name: str) -> tuple[str, ...]:
+        """What the kernel itself has put into one of our sets, `name` with its sort ("set ejected"). Raises OSError."""
+
+    def translated(self) -> Mapping[Translated, int]:
+        """How many flows were led elsewhere (kernel/conntrack.py); for any thread. Raises OSError."""
 
     def close(self) -> None:
         """Give back every handle. Leaves the kernel as it is."""
@@ -129,6 +136,18 @@ class KernelDataplane:
     def intact(self, desired: NodeState) -> bool:
         """See Dataplane."""
         return self.iptables.intact(desired)
+
+    def remembered(self, family: str, table: str, name: str) -> tuple[str, ...]:
+        """See Dataplane."""
+        try:
+            return self.nft.remembered(family, table, name)
+        except NftError as error:
+            raise OSError(error.failure.errno, error.failure.text) from None
+
+    def translated(self) -> Mapping[Translated, int]:
+        """See Dataplane."""
+        with Netlink(NETFILTER, self.netns) as netlink:
+            return conntrack.translated(netlink)
 
     def close(self) -> None:
         """See Dataplane."""

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from podnet.kernel import iptables, nft
+from podnet.kernel.conntrack import Translated
 from podnet.kernel.dataplane import stages
 from podnet.kernel.monitor import LOST_WHEN_DOWN, Event
 from podnet.kernel.outcome import Outcome, Tally
@@ -66,6 +67,10 @@ class FakeDataplane:
         self.plans: list[Plan] = []
         self.acted: list[Action] = []
         self.closed = False
+        self.memory: dict[tuple[str, str, str], tuple[str, ...]] = {}
+        """What `remembered` answers, by family, table and name."""
+        self.flows: dict[Translated, int] = {}
+        """What `translated` answers."""
         self._pairs: dict[str, Key] = {}
         self._events: dict[Event, None] = {}
 
@@ -106,6 +111,14 @@ class FakeDataplane:
     def intact(self, desired: NodeState) -> bool:
         """See Dataplane."""
         return all(key in self.holds for key in desired)
+
+    def remembered(self, family: str, table: str, name: str) -> tuple[str, ...]:
+        """See Dataplane."""
+        return self.memory.get((family, table, name), ())
+
+    def translated(self) -> Mapping[Translated, int]:
+        """See Dataplane."""
+        return self.flows
 
     def close(self) -> None:
         """See Dataplane."""

@@ -140,6 +140,18 @@ class Nft:
                 if not found.transient:
                     yield from (nftables.resource(family, name, found.name, each) for each in found.elements)
 
+    def remembered(self, family: str, table: str, name: str) -> tuple[str, ...]:
+        """The elements that one set holds now, also those that come and go by themselves; none when it is not there.
+        `name` with its sort, as in "set ejected" or "map affinity-10800". Raises NftError."""
+        try:
+            sort, _, name = name.partition(" ")
+            listing = nftables.parse(self.library.run(f"list {sort} {family} {table} {name}"))
+            return listing.sets[0].elements if listing.sets else ()
+        except NftError as error:
+            if error.failure.errno == errno.ENOENT:
+                return ()
+            raise
+
     def _list(self, family: str, name: str, flags: int) -> nftables.Listing | None:
         """None when the table is not there."""
         try:

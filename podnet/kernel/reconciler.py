@@ -93,7 +93,7 @@ class Reconciler:
     def difference(self, units: Units, only: bool = False) -> Plan:
         """The plan that a pass would carry out now, from a fresh reading; changes nothing. `only`: of these units."""
         desired = _state(units)
-        actual = self.dataplane.read(desired)
+        actual = self.dataplane.read(desired, frozenset(key[0] for key in desired) if only else None)
         return plan(desired, restrict(actual, desired) if only else actual)
 
     def reconcile(self, units: Units, after: After = lambda _: ()) -> Pass:

@@ -19,7 +19,9 @@ NEW, GET, DELETE = 0x100, 0x101, 0x102
 """Message types: subsystem 1 and IPCTNL_MSG_CT_*."""
 
 _HEADER = Struct("=BBH")  # struct nfgenmsg
-_ORIGINAL, _REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
+_ORIGINAL, _REPLY, _STATE, _ID, _ZONE, _FILTER = 1, 2, 4, 12, 18, 25
+_STATE_TCP, _TCP_STATE = 1, 1
+_TCP_OVER = {b"\x07", b"\x08"}  # TIME_WAIT, CLOSE
 _TUPLE_IP, _TUPLE_PROTOCOL, _TUPLE_ZONE = 1, 2, 3
 _NUMBER, _FROM_PORT, _TO_PORT = 1, 2, 3
 _FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
@@ -139,6 +141,12 @@ def decode(body: bytes) -> Flow | None:
         found.get(_ID, b""),
         found.get(_ZONE, b""),
     )
+
+
+def lives(body: bytes) -> bool:
+    """Whether a flow is still in use, as far as its protocol tells: a TCP connection that ended is kept for a while."""
+    state = attributes(attributes(body, 4).get(_STATE, b""))
+    return attributes(state.get(_STATE_TCP, b"")).get(_TCP_STATE) not in _TCP_OVER
 
 
 def _addresses(side: dict[int, bytes], family: int) -> tuple[str, str]:

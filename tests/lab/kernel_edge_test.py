@@ -335,6 +335,24 @@ class TestNft:
             library.close()
 
 
+    def test_what_the_kernel_remembers_by_itself(self, node: KernelNode) -> None:
+        flags = "flags dynamic,timeout; timeout 60s; size 100"
+        ejected = f"set ejected {{ typeof meta priority; {flags}; }}"
+        body = f"{ejected}\nmap affinity {{ typeof meta mark . ip6 saddr : meta priority; {flags}; }}"
+        settle(node.plane, state(iter([NftTable("ip6", "podnet-test", body)])))
+        node.run("nft add element ip6 podnet-test ejected '{ 1:2, a:ffff }'")
+        node.run("nft add element ip6 podnet-test affinity '{ 0x11 . fd00::1 : 1:2, 0xf0000000 . fd00::2 : 1:3 }'")
+        assert node.plane.remembered("ip6", "podnet-test", "set ejected") == ("1:2", "a:ffff")
+        assert set(node.plane.remembered("ip6", "podnet-test", "map affinity")) == {
+            "0x00000011 . fd00::1 : 1:2",
+            "0xf0000000 . fd00::2 : 1:3",
+        }
+        assert node.plane.remembered("ip6", "podnet-test", "set nothing") == ()
+        assert node.plane.remembered("ip", "podnet-test", "set ejected") == ()
+        with pytest.raises(OSError, match="syntax error"):
+            node.plane.remembered("ip6", "podnet-test", "set {")
+
+
 def _netlink_ports(node: KernelNode, family: int) -> list[str]:
     lines = node.run("cat /proc/net/netlink").splitlines()[1:]
     return [words[2] for words in map(str.split, lines) if words[1] == str(family)]
@@ -385,6 +403,19 @@ class TestFlows:
                         f" -r {answer} -q {client} --reply-port-src 5353 --reply-port-dst 4000 {more}"
                     )
             assert family
+
+    def test_translated_flows_in_use_are_counted(self, node: KernelNode) -> None:
+        self.fill(node)
+        plain = "-s 10.0.0.9 -d 10.0.0.8 -r 10.0.0.8 -q 10.0.0.9 --sport 1 --dport 2 --reply-port-src 2"
+        node.run(f"conntrack -I -p udp -t 600 {plain} --reply-port-dst 1")
+        over = "-s 10.0.0.9 -d 10.96.0.10 -r 10.244.0.1 -q 10.0.0.9 --sport 1 --dport 50 --reply-port-src 2"
+        node.run(f"conntrack -I -p tcp -t 600 {over} --reply-port-dst 1 --state TIME_WAIT")
+        assert node.plane.translated() == {
+            (protocol, service, 50 + odd, f"{backend}{odd + 1}"): 2
+            for protocol in (6, 17)
+            for service, backend in (("10.96.0.10", "10.244.0."), ("fd96::10", "fd44::"))
+            for odd in (0, 1)
+        }
 
     def flows(self, node: KernelNode) -> set[tuple[str, str, str, str]]:
         """(protocol, client, port, answered by)"""

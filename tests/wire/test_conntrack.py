@@ -48,6 +48,16 @@ def test_a_flow_is_decoded(ips: tuple[str, str, str], protocol: int, port: int) 
     )
 
 
+@pytest.mark.parametrize(("state", "lives"), [(1, True), (3, True), (6, True), (7, False), (8, False)])
+def test_a_connection_that_ended_lives_no_more(state: int, lives: bool) -> None:
+    body = entry("10.0.0.1", "10.0.0.2", "10.0.0.3", 6, 80)
+    assert conntrack.lives(body + nest(4, nest(1, u8(1, state), u8(2, 7)))) is lives
+
+
+def test_a_flow_without_a_state_lives() -> None:
+    assert conntrack.lives(entry("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+
+
 def test_an_icmp_flow_has_no_port() -> None:
     ips = nest(1, attribute(1, bytes(4)), attribute(2, bytes(4)))
     body = struct.pack("=BBH", FOUR, 0, 0) + nest(1, ips + nest(2, u8(1, 1), attribute(4, bytes(2))))
