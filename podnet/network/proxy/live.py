@@ -1,0 +1,130 @@
+"""What the kernel knows of Services by itself, in mode nftables: who stays with which endpoint, which endpoints are
+passed over because they did not answer, and how many connections each one has.
+
+The kernel's words are those of nftables.py, read the other way: an id for an endpoint, a number for whom a client
+stays with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+from zlib import crc32
+
+from podnet.network.proxy.nft_chains import FAMILIES, TABLE
+from podnet.network.proxy.nftables import PROTOCOLS, frontends, ids, retries
+from podnet.network.service_port import ServicePort
+from podnet.network.value import Value
+from podnet.network.view import is_v6
+from podnet.objects.cluster import Key
+
+Place = tuple[str, str, str]
+"""family, table and name (with its sort) of a set that the kernel fills."""
+
+Services = Mapping[Key, tuple[ServicePort, ...]]
+Ejected = frozenset[tuple[Key, str]]
+"""(Service, endpoint's address)"""
+
+Flows = Mapping[tuple[int, str, int, str], int]
+"""How many connections, by protocol, address and port they were meant for, and the address that answers."""
+
+
+class Live(Value, frozen=True):
+    """Of one ServicePort: client -> address it stays with, addresses passed over, address -> connections.
+
+    In IPv6 the kernel knows a client by a hash only (nft_chains.py), which stands here instead; and of two Services
+    with the same endpoints and the same time, both show it.
+    """
+
+    affinity: Mapping[str, str] = {}
+    ejected: tuple[str, ...] = ()
+    connections: Mapping[str, int] = {}
+
+
+class Memory(NamedTuple):
+    """What was read: elements by set, and flows."""
+
+    sets: Mapping[Place, tuple[str, ...]]
+    flows: Flows
+
+
+def ejections(v6: bool) -> Place:
+    """The set of endpoints that are passed over."""
+    return (FAMILIES[v6], TABLE, "set ejected")
+
+
+def affinities(v6: bool, seconds: int) -> Place:
+    """The map from clients to endpoints."""
+    return (FAMILIES[v6], TABLE, f"map affinity-{seconds}")
+
+
+def places(ports: Iterable[ServicePort]) -> frozenset[Place]:
+    """The sets that tell something of these."""
+    return frozenset(place for port in ports for place in _places(port))
+
+
+def _places(port: ServicePort) -> Iterator[Place]:
+    if port.affinity:
+        yield affinities(port.v6, port.affinity)
+    if retries(port):
+        yield ejections(port.v6)
+
+
+def live(port: ServicePort, memory: Memory, node_addresses: Iterable[str]) -> Live:
+    """`node_addresses`: where its node port is."""
+    named = {_numbers(text): endpoint.address for endpoint, text in ids(port.endpoints).items()}
+    return Live(
+        dict(sorted(_affinity(port, memory, named))) if port.affinity else {},
+        tuple(sorted(_ejected(memory.sets.get(ejections(port.v6), ()), named))) if retries(port) else (),
+        _connections(port, memory.flows, node_addresses),
+    )
+
+
+def _affinity(port: ServicePort, memory: Memory, named: Mapping[tuple[int, int], str]) -> Iterator[tuple[str, str]]:
+    mine = crc32(port.affinity_of.encode())
+    for element in memory.sets.get(affinities(port.v6, port.affinity), ()):
+        key, _, value = element.partition(" : ")
+        mark, _, client = key.partition(" . ")
+        endpoint = named.get(_numbers(value))
+        if endpoint is not None and (not client or int(mark, 16) == mine):
+            yield client or mark, endpoint
+
+
+def _ejected(elements: Iterable[str], named: Mapping[tuple[int, int], str]) -> Iterator[str]:
+    return (named[number] for number in map(_numbers, elements) if number in named)
+
+
+def _connections(port: ServicePort, flows: Flows, node_addresses: Iterable[str]) -> dict[str, int]:
+    own = [address for address in node_addresses if is_v6(address) == port.v6]
+    met = [(PROTOCOLS[port.protocol], each.address, each.port) for each in frontends(port, own)]
+    counts = {
+        address: sum(flows.get((*frontend, address), 0) for frontend in met)
+        for address in {endpoint.address for endpoint in port.endpoints}
+    }
+    return {address: number for address, number in sorted(counts.items()) if number}
+
+
+def retried(services: Services) -> Mapping[Key, tuple[ServicePort, ...]]:
+    """The ports from which endpoints can be ejected."""
+    found = {key: tuple(filter(retries, ports)) for key, ports in services.items()}
+    return {key: ports for key, ports in found.items() if ports}
+
+
+def ejected(services: Services, sets: Mapping[Place, Collection[str]]) -> Ejected:
+    """Every Service's endpoints that are passed over now."""
+    return frozenset(
+        (key, address)
+        for key, ports in services.items()
+        for port in ports
+        for elements in [sets.get(ejections(port.v6), ())]
+        if elements
+        for address in _ejected(
+            elements, {_numbers(text): endpoint.address for endpoint, text in ids(port.endpoints).items()}
+        )
+    )
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    """An id or lane, which nft may spell with leading zeros; (0, 0) for what is none."""
+    high, colon, low = text.partition(":")
+    return (int(high or "0", 16), int(low or "0", 16)) if colon else (0, 0)

@@ -1,0 +1,84 @@
+"""What the kernel put into our sets by itself, read as what it means for a Service."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from podnet.network.proxy.live import Live, Memory, affinities, ejected, ejections, live, places, retried
+from podnet.network.proxy.nft_chains import TABLE, Settings, table
+from podnet.network.proxy.nftables import ids
+from podnet.network.service_port import ServicePort
+from tests.network.proxy.meeting import AFFINITY, FOUR, SIX, family, machine, node_addresses, service_port
+from tests.network.proxy.nft_machine import Packet
+
+KEY = ("default", "web")
+
+
+def told(port: ServicePort, memory: Memory) -> Live:
+    return live(port, memory, node_addresses(family(port)))
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_affinity_as_the_chains_remember_it(v6: bool) -> None:
+    port = service_port(v6, here=1, there=2, affinity=AFFINITY, affinity_of="default/web")
+    net, made = family(port), machine(port)
+    seen = {
+        source: made.one(Packet(source, net.cluster_ip, 80), slot).target.split()[0]
+        for slot, source in enumerate((net.pod, net.outside, net.far_pod))
+    }
+    held = tuple(f"{key} : {value}" for key, value in made.held[f"affinity-{AFFINITY}"].items())
+    place = affinities(v6, AFFINITY)
+    assert place in places((port,))
+    memory = Memory({place: (*held, "0x00000001 . 10.0.0.1 : 1:2")}, {})
+    found = told(port, memory).affinity
+    if v6:
+        assert sorted(found.values()) == sorted(seen.values())
+        assert all(client.startswith("0x") for client in found)
+    else:
+        assert found == seen
+        assert told(replace(port, affinity_of="default/other"), memory).affinity == {}
+    gone = replace(port, internal=(), external=(), cluster=())
+    assert told(gone, memory).affinity == {}
+
+
+def test_the_sets_are_those_of_the_table() -> None:
+    body = table(Settings(False, (), (), (AFFINITY,), (), True)).body
+    for place in (affinities(False, AFFINITY), ejections(False)):
+        assert place[:2] == ("ip", TABLE)
+        assert f"  {place[2]} {{" in body
+
+
+def test_ejected_endpoints_of_those_that_retry() -> None:
+    port = service_port(retry=True)
+    first, second = port.endpoints
+    known = ids(port.endpoints)
+    high, _, low = known[first].partition(":")
+    memory = Memory({ejections(False): (f"{high:0>4}:{low:0>4}", "fffe:1", "none")}, {})
+    assert told(port, memory).ejected == (first.address,)
+    assert told(replace(port, retry=False), memory).ejected == ()
+    services = {KEY: (port,), ("default", "plain"): (service_port(),)}
+    assert retried(services) == {KEY: (port,)}
+    assert ejected(retried(services), memory.sets) == {(KEY, first.address)}
+    assert ejected(retried(services), {ejections(True): (known[second],)}) == frozenset()
+
+
+def test_connections_through_any_of_the_frontends() -> None:
+    port = service_port()
+    near, far = (endpoint.address for endpoint in port.endpoints)
+    flows = {
+        (6, FOUR.cluster_ip, 80, near): 2,
+        (6, FOUR.node, 30080, near): 3,
+        (6, FOUR.external, 80, far): 1,
+        (6, FOUR.cluster_ip, 81, far): 9,
+        (17, FOUR.cluster_ip, 80, far): 9,
+        (6, FOUR.cluster_ip, 80, "10.244.1.99"): 9,
+    }
+    assert told(port, Memory({}, flows)).connections == {near: 5, far: 1}
+    assert told(service_port(True), Memory({}, flows)).connections == {}
+    assert SIX.cluster_ip not in FOUR
+
+
+def test_nothing_is_asked_for_what_needs_nothing() -> None:
+    assert places((service_port(), service_port(retry=True, affinity=0, protocol="udp"))) == frozenset()
+    assert places((service_port(True, retry=True),)) == {ejections(True)}
