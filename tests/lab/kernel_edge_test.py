@@ -334,14 +334,13 @@ class TestNft:
         finally:
             library.close()
 
-
     def test_what_the_kernel_remembers_by_itself(self, node: KernelNode) -> None:
         flags = "flags dynamic,timeout; timeout 60s; size 100"
         ejected = f"set ejected {{ typeof meta priority; {flags}; }}"
         body = f"{ejected}\nmap affinity {{ typeof meta mark . ip6 saddr : meta priority; {flags}; }}"
         settle(node.plane, state(iter([NftTable("ip6", "podnet-test", body)])))
-        node.run("nft add element ip6 podnet-test ejected '{ 1:2, a:ffff }'")
-        node.run("nft add element ip6 podnet-test affinity '{ 0x11 . fd00::1 : 1:2, 0xf0000000 . fd00::2 : 1:3 }'")
+        node.run("nft add element ip6 podnet-test ejected { 1:2, a:ffff }")
+        node.run("nft add element ip6 podnet-test affinity { 0x11 . fd00::1 : 1:2, 0xf0000000 . fd00::2 : 1:3 }")
         assert node.plane.remembered("ip6", "podnet-test", "set ejected") == ("1:2", "a:ffff")
         assert set(node.plane.remembered("ip6", "podnet-test", "map affinity")) == {
             "0x00000011 . fd00::1 : 1:2",
