@@ -35,6 +35,7 @@ class Ear:
         self._loop.call_at(self._next, self._read)
 
     def _read(self) -> None:
-        self._tell(self._monitor.read())
+        if events := self._monitor.read():
+            self._tell(events)  # of what we did ourselves there is nothing to tell
         self._next = self._loop.time() + PAUSE
         self._listen()

@@ -45,3 +45,21 @@ def test_a_storm_is_heard_in_gulps() -> None:
     assert len(heard) <= 8
     times = [when for when, _ in heard]
     assert all(later - earlier >= PAUSE * 0.99 for earlier, later in pairwise(times))
+
+
+def test_what_says_nothing_is_not_told() -> None:
+    """Our own changes are heard too, and reading them gives no events: a pass for them would be for nothing."""
+
+    class Ours(Pipe):
+        def read(self) -> list[Event]:
+            return [event for event in super().read() if event != ("dirty", "ours")]
+
+    async def story() -> list[list[Event]]:
+        pipe, heard = Ours(), list[list[Event]]()
+        Ear(pipe, heard.append)
+        for text in (b"ours", b"theirs"):
+            os.write(pipe.here, text)
+            await asyncio.sleep(2 * PAUSE)
+        return heard
+
+    assert asyncio.run(story()) == [[("dirty", "theirs")]]
