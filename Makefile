@@ -69,12 +69,12 @@ test: test-unit test-lab  ## every test (root)
 
 test-unit: setup  ## the tests that need no root
 	@echo "podnet: unit tests"
-	-@$(BIN)/python -m tests.kubectl >/dev/null
 	$(BIN)/pytest -n 3 -m "not lab"
 
 test-lab: test-setup  ## the tests in network namespaces (root)
 	@[ "$$(id -u)" = 0 ] || { echo "podnet: the lab tests make network namespaces; run make test as root" >&2; exit 2; }
 	@echo "podnet: lab tests"
+	-@$(BIN)/python -m tests.kubectl >/dev/null
 	$(BIN)/pytest -n 2 -m lab --dist loadgroup --timeout 300 --durations 5
 
 test-setup: setup

@@ -16,7 +16,7 @@ from tests.apiserver import documents as make
 from tests.apiserver.conftest import Api, until
 from tests.apiserver.documents import Document, at
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.xdist_group("kubectl")]
 
 
 class Kubectl:

@@ -12,7 +12,7 @@ from tests.apiserver import documents as make
 from tests.apiserver.conftest import Api, serving, until
 from tests.apiserver.test_kubectl import Kubectl, manifest
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.xdist_group("kubectl")]
 
 
 @pytest.fixture
