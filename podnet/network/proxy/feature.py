@@ -114,7 +114,9 @@ class Iptables:
 
     def forget(self, view: NodeView, plan: Plan) -> Iterator[Action]:
         """See flows.py."""
-        return flows.forget_chains(plan, _udp(view))
+        coded = ((iptables.code(port), at, number, to) for port, at, number, to in _udp_ports(view))
+        own = (address for v6 in families(view) for address in node_addresses(view, v6))
+        return flows.forget_chains(plan, coded, own)
 
 
 class Userspace:
@@ -184,11 +186,15 @@ def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
 
 
 def _udp(view: NodeView) -> Iterator[tuple[str, int, str]]:
+    return ((address, number, endpoint) for _, address, number, endpoint in _udp_ports(view))
+
+
+def _udp_ports(view: NodeView) -> Iterator[tuple[ServicePort, str, int, str]]:
     for ports in view.services.values():
         for port in ports:
             if port.protocol == "udp":
-                for frontend in nftables.frontends(port, node_addresses(view, port.v6)):
-                    yield from ((frontend.address, frontend.port, each.address) for each in port.endpoints)
+                for where in nftables.frontends(port, node_addresses(view, port.v6)):
+                    yield from ((port, where.address, where.port, each.address) for each in port.endpoints)
 
 
 def _of(view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[ServicePort]:

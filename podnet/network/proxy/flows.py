@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator
 
 from podnet.network.proxy.nft_chains import TABLE
 from podnet.network.proxy.nftables import PROTOCOLS, protocol_of
+from podnet.network.view import is_v6
 from podnet.state.host import ForgetFlows
 from podnet.state.iptables import IptablesChain
 from podnet.state.nft import Element
 from podnet.state.plan import Plan
+from podnet.state.resource import Resource
 
 UDP = PROTOCOLS["udp"]
 _LEADING = ("endpoints", "routed", "targets")
@@ -44,21 +46,76 @@ def forget(plan: Plan, reachable: Iterable[tuple[str, int, str]]) -> Iterator[Fo
         yield ForgetFlows(UDP, port, destination=address, answered_by=address)
 
 
-def forget_chains(plan: Plan, reachable: Iterable[tuple[str, int, str]]) -> Iterator[ForgetFlows]:
-    """The same for mode iptables, whose chain of an endpoint says its address and protocol."""
-    gone = dict.fromkeys(
-        found["address"].strip("[]")
+def forget_chains(
+    plan: Plan, reachable: Iterable[tuple[str, str, int, str]], own: Iterable[str]
+) -> Iterator[ForgetFlows]:
+    """The same for mode iptables: a Service's chain names its endpoints' chains, and shared chains have a line for each
+    frontend. `reachable` begins with the code of each ServicePort; `own` are the addresses that serve node ports."""
+    chains = [
+        (step.verb, step.resource, step.old)
         for step in plan.steps
-        if step.verb == "delete" and isinstance(step.resource, IptablesChain)
-        for rule in step.resource.rules or ()
-        if (found := _DNAT.search(rule))
-    )
-    if gone:
-        kept = {endpoint for _, _, endpoint in reachable}
-        yield from (ForgetFlows(UDP, answered_by=endpoint) for endpoint in gone if endpoint not in kept)
+        if isinstance(step.resource, IptablesChain) and step.resource.table == "nat"
+    ]
+    gone = dict.fromkeys(_gone_endpoints(chains))
+    before, after = _lines(chains, tuple(own))
+    if not (gone or before or after):
+        return
+    known = list(reachable)
+    kept = {(address, port, endpoint) for _, address, port, endpoint in known}
+    served = {(address, port) for address, port, _ in kept}
+    fronts = dict.fromkeys((code, address, port) for code, address, port, _ in known)
+    for code, endpoint in gone:
+        for other, address, port in fronts:
+            if other == code and is_v6(address) == is_v6(endpoint) and (address, port, endpoint) not in kept:
+                yield ForgetFlows(UDP, port, destination=address, answered_by=endpoint)
+    for address, port in before:
+        if (address, port) not in after and (address, port) not in served:
+            yield ForgetFlows(UDP, port, destination=address)
+    for address, port in after:
+        if (address, port) not in before:
+            yield ForgetFlows(UDP, port, destination=address, answered_by=address)
 
 
+_Chains = Iterable[tuple[str, IptablesChain, Resource | None]]
+_SERVICE = re.compile(r"KUBE-SV[CL]-(.*)")
+_LED = re.compile(r"-j (KUBE-SEP-\S+)$")
 _DNAT = re.compile(r"-p udp .*-j DNAT --to-destination (?P<address>\S+):\d+$")
+_LINE = re.compile(r"-p udp (?:-d (?P<address>\S+) )?--dport (?P<port>\d+) -j KUBE-")
+
+
+def _gone_endpoints(chains: _Chains) -> Iterator[tuple[str, str]]:
+    """(code of the ServicePort, address) for each endpoint's chain that goes."""
+    addresses: dict[tuple[str, str], str] = {}
+    led: list[tuple[str, str, str]] = []
+    for verb, chain, old in chains:
+        was = _rules(chain if verb == "delete" else old)
+        if verb == "delete":
+            for found in filter(None, map(_DNAT.search, was)):
+                addresses[chain.family, chain.name] = found["address"].strip("[]")
+        if service := _SERVICE.fullmatch(chain.name):
+            led += [(chain.family, service[1], match[1]) for rule in was if (match := _LED.search(rule))]
+    for family, code, name in led:
+        if (family, name) in addresses:
+            yield code, addresses[family, name]
+
+
+def _lines(chains: _Chains, own: tuple[str, ...]) -> tuple[dict[tuple[str, int], None], dict[tuple[str, int], None]]:
+    """The frontends of UDP in shared chains that change, before and after."""
+    sides: tuple[dict[tuple[str, int], None], dict[tuple[str, int], None]] = {}, {}
+    for verb, chain, old in chains:
+        if chain.name in ("KUBE-SERVICES", "KUBE-NODEPORTS"):
+            nodes = [address for address in own if is_v6(address) == (chain.family == "ip6")]
+            was, now = (chain, None) if verb == "delete" else (old, chain)
+            first, then = (dict.fromkeys(_rules(each)) for each in (was, now))
+            for side, rules in zip(sides, (first.keys() - then.keys(), then.keys() - first.keys()), strict=True):
+                for found in filter(None, map(_LINE.search, sorted(rules))):
+                    for address in [found["address"]] if found["address"] else nodes:
+                        side[address, int(found["port"])] = None
+    return sides
+
+
+def _rules(chain: Resource | None) -> tuple[str, ...]:
+    return chain.rules or () if isinstance(chain, IptablesChain) else ()
 
 
 def _place(element: Element) -> tuple[str, int] | None:

@@ -116,7 +116,7 @@ class _View:
         self.settings = settings
         self.label = port.label
         self.protocol = f"-m {port.protocol} -p {port.protocol}"
-        self._hash = _hash(port)
+        self._hash = code(port)
 
     @property
     def accessible(self) -> bool:
@@ -145,7 +145,7 @@ class _View:
         return f"KUBE-{kind}-{self._hash}"
 
     def endpoint(self, endpoint: Endpoint) -> str:
-        return f"KUBE-SEP-{_hash(self.port, _target(endpoint))}"
+        return f"KUBE-SEP-{code(self.port, _target(endpoint))}"
 
     def chain(self, kind: str, rules: Iterable[str]) -> IptablesChain:
         return IptablesChain(self.settings.family, "nat", self.name(kind), tuple(rules))
@@ -329,7 +329,8 @@ def _node_ports(settings: Settings) -> Iterator[Line]:
 # -- names
 
 
-def _hash(port: ServicePort, endpoint: str = "") -> str:
+def code(port: ServicePort, endpoint: str = "") -> str:
+    """What the names of its chains end in; with an endpoint, of that endpoint's."""
     text = f"{port.label}{port.protocol}{endpoint}"
     return b32encode(sha256(text.encode()).digest()).decode()[:16]
 
