@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from hashlib import sha1
 
+from podnet.agent import events
 from podnet.client.api import Api
 from podnet.client.errors import ApiError
 from podnet.network.memo import Memo, recall
 from podnet.network.migration import published
 from podnet.network.view import NodeView, Problem
-from podnet.objects.kinds import EVENTS, NODES
+from podnet.objects.kinds import NODES
 from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION
 
 log = logging.getLogger(__name__)
 RETRY = 1.0
 
 NETWORK = f"NetworkConfig/{NETWORK_NAME}"
+OF_SERVICES = ("Service/", "ServiceRoute/")
 
 GRACE = 10.0
 """Seconds that a problem must last before it is reported: a node that joins has no range for a moment."""
+
+MOST_INCIDENTS = 100
+"""So many wait for an API server that is away."""
 
 Words = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -44,6 +48,7 @@ class Publisher:
         self._written: Words | None = None
         self._since: dict[Problem, float] = {}
         self._reported: set[Problem] = set()
+        self._incidents: deque[Problem] = deque(maxlen=MOST_INCIDENTS)
         self._wake = asyncio.Event()
 
     def publish(self, applied: NodeView | None, problems: tuple[Problem, ...]) -> None:
@@ -56,7 +61,7 @@ class Publisher:
             elif self._words != self._written:
                 self.tried = self._words
         loop = asyncio.get_running_loop()
-        mine = [problem for problem in problems if problem.object in (f"Node/{self._node}", NETWORK)]
+        mine = [problem for problem in problems if self._concerns(problem)]
         for problem in mine:
             if problem not in self._since:
                 loop.call_later(GRACE + 0.1, self._wake.set)
@@ -64,6 +69,14 @@ class Publisher:
         self._reported &= self._since.keys()
         if self._words not in (None, self._written):
             self._wake.set()
+
+    def _concerns(self, problem: Problem) -> bool:
+        return problem.object in (f"Node/{self._node}", NETWORK) or problem.object.startswith(OF_SERVICES)
+
+    def tell(self, incident: Problem) -> None:
+        """Something happened that may happen again; each time counts in its Event."""
+        self._incidents.append(incident)
+        self._wake.set()
 
     def withhold(self) -> None:
         """The agent looks anew: what it decided before may be wrong by now and must not be said any more."""
@@ -94,29 +107,12 @@ class Publisher:
     async def _report(self, problems: Iterable[Problem]) -> None:
         for problem in set(problems) - self._reported:
             log.warning("%s: %s: %s", problem.object, problem.reason, problem.message)
-            try:
-                await self._api.create(EVENTS, _event(problem, self._node))
-            except ApiError as error:
-                if error.reason != "AlreadyExists":
-                    raise
+            await events.write(self._api, problem, self._node)
             self._reported.add(problem)
-
-
-def _event(problem: Problem, node: str) -> dict[str, object]:
-    """An Event with which a second report of the same problem, by whichever node, collides."""
-    kind, _, name = problem.object.partition("/")
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    digest = sha1(f"{problem}".encode(), usedforsecurity=False).hexdigest()[:16]
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{name}.{digest}", "namespace": "default"},
-        "involvedObject": {"kind": kind, "name": name, "fieldPath": problem.field},
-        "type": "Warning",
-        "reason": problem.reason,
-        "message": problem.message,
-        "source": {"component": "podnet", "host": node},
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    }
+        while self._incidents:
+            incident = self._incidents.popleft()
+            try:
+                await events.write(self._api, incident, self._node, again=True)
+            except ApiError:
+                self._incidents.appendleft(incident)
+                raise

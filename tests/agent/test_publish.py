@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from podnet.agent import events
 from podnet.agent import publish as module
 from podnet.agent.publish import Publisher
 from podnet.client.errors import ApiError
 from podnet.network.migration import published
 from podnet.network.view import NodeView, Problem
+from podnet.objects.kinds import EVENTS, Kind
+from podnet.objects.meta import ObjectMeta
 from tests import worlds
 
 ME = worlds.node(1).metadata.name
@@ -28,8 +31,18 @@ class Api:
         self.events: dict[str, dict[str, Any]] = {}
         self.failures = 0
 
-    async def patch(self, kind: object, name: str, body: dict[str, Any]) -> None:
+    async def get(self, kind: Kind, name: str, namespace: str, into: type[Any]) -> Any:
+        if kind is EVENTS:
+            return into(count=self.events[name]["count"])
+        if name == "gone":
+            raise ApiError(404, "NotFound", "no such thing")
+        return into(metadata=ObjectMeta(name=name, namespace=namespace, uid=f"uid of {name}"))
+
+    async def patch(self, kind: object, name: str, body: dict[str, Any], namespace: str = "") -> None:
         await asyncio.sleep(0)
+        if kind is EVENTS:
+            self.events[name] |= body
+            return
         if self.failures:
             self.failures -= 1
             raise ApiError(503, "ServiceUnavailable", "away")
@@ -144,8 +157,56 @@ async def test_a_passing_problem_is_no_event(desk: Desk) -> None:
 
 async def test_another_node_has_said_it_already(desk: Desk) -> None:
     problem = Problem("NetworkConfig/default", "Invalid", "no such backend", "spec.backend.type")
-    event = module._event(problem, "node9")
-    desk.api.events[event["metadata"]["name"]] = event  # type: ignore[index]
+    event = events.event(problem, "node9")
+    desk.api.events[event["metadata"]["name"]] = event
     desk.publisher.publish(None, (problem,))
     await asyncio.sleep(0.25)
     assert len(desk.api.events) == 1
+
+
+async def test_a_problem_of_a_service_is_an_event_where_kubectl_looks_for_it(desk: Desk) -> None:
+    desk.publisher.publish(None, (Problem("Service/demo/web", "NoRetry", "not for UDP", "metadata.annotations"),))
+    await until(lambda: bool(desk.api.events))
+    (event,) = desk.api.events.values()
+    assert event["metadata"]["namespace"] == "demo"
+    assert event["metadata"]["name"].startswith("web.")
+    assert event["involvedObject"] == {
+        "kind": "Service",
+        "apiVersion": "v1",
+        "namespace": "demo",
+        "name": "web",
+        "uid": "uid of web",
+        "fieldPath": "metadata.annotations",
+    }
+
+
+async def test_an_object_that_is_gone_has_no_uid(desk: Desk) -> None:
+    desk.publisher.publish(None, (Problem("ServiceRoute/demo/gone", "NoSuchService", "there is none"),))
+    await until(lambda: bool(desk.api.events))
+    (event,) = desk.api.events.values()
+    assert "uid" not in event["involvedObject"]
+    assert event["involvedObject"]["apiVersion"] == "podnet.dev/v1"
+
+
+async def test_an_incident_is_counted(desk: Desk) -> None:
+    incident = Problem("Service/demo/web", "EndpointEjected", "10.244.1.2 did not answer")
+    for _ in range(3):
+        desk.publisher.tell(incident)
+    desk.publisher.tell(Problem("Service/demo/other", "EndpointEjected", "10.244.1.2 did not answer"))
+    await until(lambda: len(desk.api.events) == 2)
+    assert sorted(event["count"] for event in desk.api.events.values()) == [1, 3]
+
+
+async def test_incidents_wait_for_the_api_server_and_are_not_lost(desk: Desk) -> None:
+    create, desk.api.failures = desk.api.create, 2
+
+    async def refuse(kind: object, body: dict[str, Any]) -> None:
+        if desk.api.failures:
+            desk.api.failures -= 1
+            raise ApiError(503, "ServiceUnavailable", "away")
+        await create(kind, body)
+
+    desk.api.create = refuse  # type: ignore[method-assign]
+    desk.publisher.tell(Problem("Service/demo/web", "EndpointEjected", "10.244.1.2 did not answer"))
+    await until(lambda: bool(desk.api.events))
+    assert next(iter(desk.api.events.values()))["count"] == 1

@@ -175,7 +175,7 @@ def spread(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
 
 def ids(endpoints: Iterable[Endpoint]) -> dict[Endpoint, str]:
     """An id for each endpoint that stays when others come and go, but for the rare two that hash alike. It is that of
-    its address, so a pod has the same one in every port of its Service, and in every list, whatever its weight there."""
+    its address, so a pod has the same one in every port of its Service, and in every list."""
     taken: dict[int, tuple[str, int]] = {}
     made = {}
     for endpoint in endpoints:
