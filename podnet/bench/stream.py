@@ -24,16 +24,25 @@ PATIENCE = 10.0
 class Stream:
     """TCP from a namespace (a path) to another, where `address` is, one connection at a time.
 
-    A connection's ports decide on queues and hash buckets all along the path, which can be luck or bad luck; so every
-    RENEW blocks there is a new one. Raises OSError without a path.
+    `to` is what the sender asks for, where that is not the receiver's own address and port but leads there; `cpus` are
+    the places of the CPUs of sender and receiver. A connection's ports decide on queues and hash buckets all along the
+    path, which can be luck or bad luck; so every RENEW blocks there is a new one. Raises OSError without a path.
     """
 
-    def __init__(self, sender: str, receiver: str, address: str) -> None:
-        self._place = sender, receiver, address
+    def __init__(
+        self,
+        sender: str,
+        receiver: str,
+        address: str,
+        port: int = PORT,
+        to: tuple[str, int] | None = None,
+        cpus: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._place = sender, receiver, (address, port), to or (address, port), cpus[1]
         self._data = bytes(BLOCK)
         self._blocks = 0
         self._connection = _connect(*self._place)
-        stay_on(0)
+        stay_on(cpus[0])
 
     def rate(self) -> float:
         """Gbit/s of the next block, from its first byte to the acknowledgement of its last. Raises OSError."""
@@ -56,26 +65,28 @@ class Stream:
         self._connection.close()
 
 
-def _connect(sender: str, receiver: str, address: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def _connect(
+    sender: str, receiver: str, place: tuple[str, int], to: tuple[str, int], receivers_cpu: int
+) -> socket.socket:
+    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     with socket_in(receiver, family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, PORT))
+        listener.bind(place)
         listener.listen(1)
         connection = socket_in(sender, family, socket.SOCK_STREAM)
         try:
             connection.settimeout(PATIENCE)
-            connection.connect((address, PORT))
+            connection.connect(to)
         except OSError:
             connection.close()
             raise
         accepted, _ = listener.accept()
-    threading.Thread(target=_receive, args=(accepted,), daemon=True).start()
+    threading.Thread(target=_receive, args=(accepted, receivers_cpu), daemon=True).start()
     return connection
 
 
-def _receive(connection: socket.socket) -> None:
-    stay_on(1)
+def _receive(connection: socket.socket, cpu: int) -> None:
+    stay_on(cpu)
     buffer = bytearray(BLOCK)
     with connection:
         while count := connection.recv_into(buffer):
