@@ -186,6 +186,11 @@ class Agent:
         return await self.in_kernel(lambda: self.reconciler.difference(self._units))
 
     @property
+    def cluster(self) -> Cluster | None:
+        """The newest snapshot; None before every informer has listed once."""
+        return self._cluster()
+
+    @property
     def attached(self) -> tuple[Attachment, ...]:
         """The attachments that the kernel holds since the last pass; one that is being made is not among them."""
         unsettled = self.last.unsettled if self.last else {}

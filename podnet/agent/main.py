@@ -25,7 +25,9 @@ from podnet.agent.attachments_file import boot_id
 from podnet.agent.cni_server import CniServer
 from podnet.agent.conflist import Conflist
 from podnet.agent.ear import Ear
+from podnet.agent.ejections import Ejections
 from podnet.agent.publish import Publisher
+from podnet.agent.services import count_without_local
 from podnet.agent.serving import Serving
 from podnet.agent.web import serve
 from podnet.client.api import Api
@@ -112,6 +114,7 @@ async def _main(
             ),
             prepare=serving.prepare,
         )
+        count_without_local(agent)
         Ear(Monitor(own=dataplane.own), agent.kernel_events)
         server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
         runners = [*await serve(agent, __version__, run_dir, listen), *await _kube_proxy_ports(serving)]
@@ -146,7 +149,8 @@ async def _until_signal(agent: Agent, serving: Serving, informers: Informers, pu
             seen = await informers.changed(seen)
 
     async with asyncio.TaskGroup() as tasks:
-        jobs = (informers.run(), follow(), agent.run(), publisher.run(), serving.run())
+        ejections = Ejections(agent, publisher.tell)
+        jobs = (informers.run(), follow(), agent.run(), publisher.run(), serving.run(), ejections.run())
         work = [tasks.create_task(job) for job in jobs]
 
         def stop() -> None:
@@ -158,12 +162,7 @@ async def _until_signal(agent: Agent, serving: Serving, informers: Informers, pu
 
 
 def _applied(
-    agent: Agent,
-    serving: Serving,
-    publisher: Publisher,
-    conflist: Conflist,
-    seen: NodeView | None,
-    reason: str | None,
+    agent: Agent, serving: Serving, publisher: Publisher, conflist: Conflist, seen: NodeView | None, reason: str | None
 ) -> None:
     if agent.last is not None:
         serving.applied(agent.seconds, agent.passes == 1, not agent.last.failed)

@@ -20,6 +20,10 @@ READY = Gauge("podnet_ready", "1 when pods can be attached.", registry=REGISTRY)
 ATTACHMENTS = Gauge("podnet_attachments", "Pod interfaces on this node.", registry=REGISTRY)
 PEERS = Gauge("podnet_peers", "Other nodes that this node has paths to.", registry=REGISTRY)
 PROBLEMS = Gauge("podnet_problems", "Mistakes in cluster objects that can't be honoured.", registry=REGISTRY)
+EJECTIONS = Counter(
+    "podnet_service_ejections", "Endpoints that began to be passed over.", ["service"], registry=REGISTRY
+)
+EJECTED = Gauge("podnet_service_ejected", "Endpoints that are passed over now.", ["service"], registry=REGISTRY)
 CNI = Histogram(
     "podnet_cni_duration_seconds",
     "Time of one CNI call in the agent, by command and CNI error code (0 is success).",

@@ -1,7 +1,7 @@
 """What an agent does for Services beside the kernel: the userspace proxy's orders, health servers, metrics.
 
-    cluster changes -> pulse.queued        a pass begins -> the proxy hears what will be led to it
-    a pass was clean -> pulse.synced       ... -> health check node ports come and go
+cluster changes -> pulse.queued        a pass begins -> the proxy hears what will be led to it
+a pass was clean -> pulse.synced       ... -> health check node ports come and go
 """
 
 from __future__ import annotations

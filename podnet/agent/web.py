@@ -14,6 +14,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from podnet.agent import services
 from podnet.agent.agent import Agent, status
 from podnet.agent.metrics import REGISTRY
 from podnet.network.desired import node_state
@@ -63,7 +64,12 @@ def _private(agent: Agent, version: str) -> list[web.RouteDef]:
     async def attachments(_: web.Request) -> web.Response:
         return _json({"attachments": [msgspec.to_builtins(entry) for entry in agent.attached]})
 
+    async def services_shown(request: web.Request) -> web.Response:
+        asked = request.query
+        return _json(await services.show(agent, asked.get("namespace", ""), asked.get("name", ""), "brief" in asked))
+
     return [
+        web.get("/v1/services", services_shown),
         web.get("/v1/status", show_status),
         web.get("/v1/desired", desired),
         web.get("/v1/plan", plan),

@@ -1,0 +1,162 @@
+"""What `podnet service` asks an agent: each Service as this node sees it, and what its kernel knows about it.
+
+The decisions are the view's ServicePorts. What the kernel adds is read at that moment: whether it holds all elements,
+who stays with which endpoint, which endpoints are passed over, and one walk over its connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from podnet.agent import proxy_metrics
+from podnet.agent.agent import Agent
+from podnet.network.proxy.explain import Surroundings
+from podnet.network.proxy.feature import families, node_addresses
+from podnet.network.proxy.live import Live, Memory, live, places
+from podnet.network.proxy.service_ports import owner
+from podnet.network.service_port import ServicePort
+from podnet.network.view import NodeView, Problem
+from podnet.objects.cluster import Cluster, Key
+from podnet.objects.services import Service
+
+POLICIES = ("internal", "external")
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A port of a Service, and what the kernel knows of it; None when nobody asked."""
+
+    port: ServicePort
+    live: Live | None = None
+
+
+class ServiceShown(msgspec.Struct, frozen=True):
+    """One Service on this node.
+
+    `ready` of `total` endpoints (addresses) are; `held`: the kernel holds all that belongs to it, None when nobody
+    looked; `problems` what of it can't be honoured.
+    """
+
+    namespace: str
+    name: str
+    type: str
+    addresses: tuple[str, ...]
+    ready: int
+    total: int
+    ports: tuple[Shown, ...]
+    held: bool | None
+    problems: tuple[Problem, ...]
+
+
+class ServicesShown(msgspec.Struct, frozen=True):
+    """The answer to GET /v1/services. `reason` why there is nothing to show."""
+
+    node: str
+    mode: str = ""
+    reason: str = ""
+    surroundings: Surroundings = Surroundings()
+    services: tuple[ServiceShown, ...] = ()
+
+
+async def show(agent: Agent, namespace: str = "", name: str = "", brief: bool = False) -> ServicesShown:
+    """All Services, or those of a namespace or a name. `brief` leaves out what the kernel must be asked for."""
+    seen, cluster = agent.view, agent.cluster
+    if seen is None or cluster is None:
+        return ServicesShown(agent.node, reason=agent.not_ready() or "")
+    chosen = {
+        key: service
+        for key, service in sorted(cluster.services.items())
+        if namespace in ("", key[0]) and name in ("", key[1])
+    }
+    ports = {key: _served(seen, key) for key in chosen}
+    memory = None if brief else await _memory(agent, ports)
+    held = {} if brief else await _held(agent, chosen)
+    counted = _counted(cluster, chosen)
+    problems = _problems(agent)
+    around = _surroundings(seen)
+    shown = (
+        ServiceShown(
+            *key,
+            service.spec.type,
+            service.spec.cluster_ips or tuple(filter(None, (service.spec.cluster_ip,))),
+            *counted.get(key, (0, 0)),
+            tuple(Shown(port, live(port, memory, around.addresses) if memory else None) for port in ports[key]),
+            held.get(key),
+            problems.get(key, ()),
+        )
+        for key, service in chosen.items()
+    )
+    return ServicesShown(agent.node, seen.network.proxy.mode, "", around, tuple(shown))
+
+
+def _served(seen: NodeView, key: Key) -> tuple[ServicePort, ...]:
+    there = families(seen)
+    return tuple(port for port in seen.services.get(key, ()) if port.v6 in there)
+
+
+def _surroundings(seen: NodeView) -> Surroundings:
+    proxy = seen.network.proxy
+    addresses = tuple(address for v6 in families(seen) for address in node_addresses(seen, v6))
+    return Surroundings(
+        addresses, seen.me.pod_cidrs, seen.network.pod_cidrs, proxy.masquerade_all, proxy.source_ranges_for_all
+    )
+
+
+async def _memory(agent: Agent, ports: Mapping[Key, tuple[ServicePort, ...]]) -> Memory:
+    wanted = places(port for some in ports.values() for port in some)
+    plane = agent.reconciler.dataplane
+    sets = await agent.in_kernel(lambda: {place: plane.remembered(*place) for place in wanted})
+    return Memory(sets, await asyncio.to_thread(plane.translated))
+
+
+async def _held(agent: Agent, chosen: Mapping[Key, Service]) -> dict[Key, bool]:
+    """By a fresh reading."""
+    units = {unit: resources for unit, resources in agent.units.items() if unit[0] == "service" and unit[1:] in chosen}
+    plan = await agent.in_kernel(lambda: agent.reconciler.difference(units, only=True))
+    missing = {step.resource.key for step in plan.steps}
+    return {(unit[1], unit[2]): missing.isdisjoint(each.key for each in made) for unit, made in units.items()}
+
+
+def _counted(cluster: Cluster, chosen: Mapping[Key, Service]) -> dict[Key, tuple[int, int]]:
+    """(ready, all) endpoints, by address."""
+    found: dict[Key, dict[str, bool]] = {}
+    for piece in cluster.endpointslices.values():
+        key = owner(piece)
+        for endpoint in piece.endpoints if key in chosen else ():
+            ready = endpoint.conditions.ready is not False
+            for address in endpoint.addresses[:1]:
+                known = found.setdefault(key, {})  # type: ignore[arg-type]
+                known[address] = known.get(address, False) or ready
+    return {key: (sum(known.values()), len(known)) for key, known in found.items()}
+
+
+def _problems(agent: Agent) -> dict[Key, tuple[Problem, ...]]:
+    """By Service; those of a route too."""
+    routes = agent.cluster.serviceroutes if agent.cluster else {}
+    found: dict[Key, tuple[Problem, ...]] = {}
+    for problem in agent.problems:
+        kind, *key = problem.object.split("/")
+        if len(key) == 2 and kind in ("Service", "ServiceRoute"):
+            namespace, name = key
+            route = routes.get((namespace, name)) if kind == "ServiceRoute" else None
+            about = (namespace, route.spec.service if route else name)
+            found[about] = (*found.get(about, ()), problem)
+    return found
+
+
+def count_without_local(agent: Agent) -> None:
+    """Let the metrics tell, whenever they are asked, how many ports have policy Local and no endpoint here."""
+    for v6, family in proxy_metrics.FAMILIES.items():
+        for policy in POLICIES:
+            gauge = proxy_metrics.NO_LOCAL_ENDPOINTS.labels(family, policy)
+            gauge.set_function(lambda v6=v6, policy=policy: without_local(agent.view, v6, policy))  # type: ignore[misc]
+
+
+def without_local(seen: NodeView | None, v6: bool, policy: str) -> int:
+    """`policy` is "internal" or "external"."""
+    ports = (port for some in (seen.services.values() if seen else ()) for port in some if port.v6 == v6)
+    if policy == "internal":
+        return sum(port.internal_local and port.anywhere and not port.internal for port in ports)
+    return sum(port.external_local and port.anywhere and not port.external for port in ports)
