@@ -60,7 +60,11 @@ class Mode(NamedTuple):
     refusal: float = 0.2
 
 
-MODES: Mapping[str, Mode] = {"nftables": Mode(), "iptables": Mode(wrong="lost", itself=False, refusal=1.3)}
+MODES: Mapping[str, Mode] = {
+    "nftables": Mode(),
+    "iptables": Mode(wrong="lost", itself=False, refusal=1.3),
+    "userspace": Mode(keeps=False, localhost="46", sctp=False, refusal=1.3),
+}
 
 
 class Service(NamedTuple):
@@ -125,8 +129,8 @@ class World:
                 self.clients[marked.name] = marked
         self._owners = {address: name for name in (*self.pods, *OUTSIDE) for address in self.clients[name].addresses}
         for node in live.lab.nodes:
-            words = live.run(node.name, "ip -brief address show").split()
-            self._owners |= {word.partition("/")[0]: node.name for word in words if "/" in word and "::1/" not in word}
+            words = live.run(node.name, "ip -brief address show scope global").split()
+            self._owners |= {word.partition("/")[0]: node.name for word in words if "/" in word}
         self._canary = 0
 
     # -- objects

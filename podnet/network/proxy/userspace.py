@@ -203,8 +203,8 @@ def _body(view: NodeView, address: str) -> str:
 
 
 def _inside(view: NodeView, v6: bool) -> list[str]:
-    """Pods, and the node itself: for them an external address is only another name of the cluster's own."""
-    return _of((*view.network.pod_cidrs, *view.me.pod_cidrs, *view.me.addresses, LOCALHOST[v6]), v6)
+    """Its own pods, and the node itself: for them an external address is only another name of the cluster's own."""
+    return _of((*view.me.pod_cidrs, *view.me.addresses, LOCALHOST[v6]), v6)
 
 
 def _guarded(view: NodeView, frontend: Frontend) -> bool:

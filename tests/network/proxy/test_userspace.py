@@ -122,8 +122,8 @@ def body(view: NodeView, family: str) -> str:
 def test_the_tables_lead_to_the_nodes_own_address():
     assert "dnat to 192.168.77.11:10265\n" in body(VIEW, "ip")
     assert "dnat to [fd77::11]:10265\n" in body(VIEW, "ip6")
-    assert "ip saddr != { 10.244.0.0/16, 127.0.0.0/8, 192.168.77.11 } drop" in body(VIEW, "ip")
-    assert "ip6 saddr != { ::1, fd00::/16, fd77::11 } drop" in body(VIEW, "ip6")
+    assert "ip saddr != { 10.244.1.0/24, 127.0.0.0/8, 192.168.77.11 } drop" in body(VIEW, "ip")
+    assert "ip6 saddr != { ::1, fd00:1::/64, fd77::11 } drop" in body(VIEW, "ip6")
 
 
 def test_node_ports_at_some_addresses_and_addresses_that_no_service_has():
@@ -137,7 +137,7 @@ def test_node_ports_at_some_addresses_and_addresses_that_no_service_has():
 def test_the_proxy_is_told_where_to_listen_and_who_is_inside():
     orders = userspace.orders(VIEW, [WEB])
     assert orders.addresses == ME.addresses
-    assert {"10.244.0.0/16", "192.168.77.11", "127.0.0.0/8", "fd00::/16", "::1"} <= set(orders.inside)
+    assert {"10.244.1.0/24", "192.168.77.11", "127.0.0.0/8", "fd00:1::/64", "::1"} <= set(orders.inside)
     assert msgspec.json.decode(msgspec.json.encode(orders), type=userspace.Orders) == orders
 
 
