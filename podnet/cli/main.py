@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": ("podnet.cli.doctor:command", "Look for what commonly breaks a network here: finding and fix."),
     "ipam": ("podnet.cli.ipam:command", "Show the pods' addresses; compare them with what is there."),
     "clean": ("podnet.cli.clean:command", "Remove everything of ours from this machine."),
+    "debug-port": ("podnet.cli.debug_port:command", "Lease a node port to a pod for a time; list; release."),
     "bench": ("podnet.cli.bench:command", "Measure: cni, path, plan, ..."),
     "agent": ("podnet.agent.main:command", "Run the node agent."),
     "userspace-proxy": ("podnet.cli.userspace_proxy:command", "Run the proxy of userspace mode."),

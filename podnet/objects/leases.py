@@ -31,8 +31,8 @@ class ExternalPodsSpec(Value, frozen=True):
     address: str = "node"
 
 
-class Published(Value, frozen=True):
-    """Where a pod's port is reached from outside."""
+class Published(Value, frozen=True, omit_defaults=False):
+    """Where a pod's port is reached from outside; written in full."""
 
     name: str = ""
     address: str = ""

@@ -84,6 +84,16 @@ def service_route(name: str = "split", **spec: Any) -> Document:
     return {"apiVersion": "podnet.dev/v1", "kind": "ServiceRoute", "metadata": meta(name), "spec": complete}
 
 
+def external_pods(name: str = "registry", **spec: Any) -> Document:
+    complete = {"selector": {"app": "web"}, "ports": [{"name": "rpc", "containerPort": 20880}], **spec}
+    return {"apiVersion": "podnet.dev/v1", "kind": "ExternalPods", "metadata": meta(name), "spec": complete}
+
+
+def debug_port(name: str = "web-80-tcp", **spec: Any) -> Document:
+    complete = {"pod": "web", "port": 80, **spec}
+    return {"apiVersion": "podnet.dev/v1", "kind": "DebugPort", "metadata": meta(name), "spec": complete}
+
+
 def network_config(**spec: Any) -> Document:
     complete = {"podCIDRs": ["10.244.0.0/16"], "backend": {"type": "vxlan"}, **spec}
     metadata = meta("default", "")

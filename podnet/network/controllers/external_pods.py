@@ -19,7 +19,7 @@ from podnet.network.controllers.service_ips import Token
 from podnet.objects.cluster import Key
 from podnet.objects.core import Node, Pod
 from podnet.objects.kinds import EXTERNALPODS, PODS
-from podnet.objects.leases import EXTERNAL_ANNOTATION, ExternalPods, Published, published
+from podnet.objects.leases import EXTERNAL_ANNOTATION, ExternalPod, ExternalPods, Published, published
 
 ENDED = ("Succeeded", "Failed")
 ADDRESS_TYPES = {"node": "InternalIP", "external": "ExternalIP"}
@@ -91,7 +91,7 @@ def reconcile(externals: Iterable[ExternalPods], pods: Iterable[Pod], nodes: Map
     spaces: dict[str, list[ExternalPods]] = {}
     for external in externals:
         spaces.setdefault(external.metadata.namespace, []).append(external)
-    selected: dict[Key, list[dict[str, Any]]] = {external.key: [] for of in spaces.values() for external in of}
+    selected: dict[Key, list[ExternalPod]] = {external.key: [] for of in spaces.values() for external in of}
     for pod in sorted(pods, key=lambda pod: pod.key):
         of = spaces.get(pod.metadata.namespace, [])
         if (of or EXTERNAL_ANNOTATION in pod.metadata.annotations) and pod.status.phase not in ENDED:
@@ -102,7 +102,7 @@ def reconcile(externals: Iterable[ExternalPods], pods: Iterable[Pod], nodes: Map
                     selected[external.key].append(_row(pod, external))
     for of in spaces.values():
         for external in of:
-            yield from _status(external, selected[external.key])
+            yield from _status(external, tuple(selected[external.key]))
 
 
 def _again(pod: Pod, wishes: list[Published]) -> Iterator[Action]:
@@ -114,23 +114,18 @@ def _again(pod: Pod, wishes: list[Published]) -> Iterator[Action]:
         yield Patch(PODS, *pod.key, {})
 
 
-def _row(pod: Pod, external: ExternalPods) -> dict[str, Any]:
+def _row(pod: Pod, external: ExternalPods) -> ExternalPod:
     names = [port.name for port in external.spec.ports]
-    have = {each.name: each for each in published(pod.metadata) if each.name in names}
-    waiting = [name for name in names if name not in have]
-    row: dict[str, Any] = {"pod": pod.metadata.name, "node": pod.spec.node_name}
-    row["published"] = [msgspec.to_builtins(have[name]) for name in names if name in have]
-    return {**row, **({"waiting": waiting} if waiting else {})}
+    have = tuple(each for each in published(pod.metadata) if each.name in names)
+    waiting = tuple(name for name in names if name not in {each.name for each in have})
+    return ExternalPod(pod.metadata.name, pod.spec.node_name, have, waiting)
 
 
-def _status(external: ExternalPods, rows: list[dict[str, Any]]) -> Iterator[Action]:
-    if rows != [_plain(row) for row in msgspec.to_builtins(external.status.pods)]:
-        yield Patch(EXTERNALPODS, *external.key, {"status": {"pods": rows}}, "status")
+def _status(external: ExternalPods, rows: tuple[ExternalPod, ...]) -> Iterator[Action]:
+    if rows != external.status.pods:
+        document = msgspec.json.decode(msgspec.json.encode({"status": {"pods": rows}}))
+        yield Patch(EXTERNALPODS, *external.key, document, "status")
     for row in rows:
-        if "waiting" in row:
-            why = f"pod {row['pod']} waits for {', '.join(row['waiting'])}: its node has no address, or the {FULL}"
+        if row.waiting:
+            why = f"pod {row.pod} waits for {', '.join(row.waiting)}: its node has no address, or the {FULL}"
             yield Report(EXTERNALPODS, external, "Waiting", why)
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {"published": [], **row}

@@ -1,0 +1,173 @@
+"""ExternalPods and DebugPorts on a real server: what is given out in the write itself, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podnet.apiserver import controllers
+from podnet.objects.kinds import DEBUGPORTS, EVENTS, EXTERNALPODS, NODES, PODS, SERVICES
+from podnet.objects.leases import EXTERNAL_ANNOTATION
+from tests.apiserver import documents as make
+from tests.apiserver.conftest import MEMORY, TABLE, Api, serving, until
+from tests.apiserver.documents import at
+
+POD, LEASE, EXTERNAL = (
+    kind.path("default", name) for kind, name in ((PODS, "web"), (DEBUGPORTS, "web-80-tcp"), (EXTERNALPODS, "registry"))
+)
+
+
+def labelled(name: str = "web", **spec: Any) -> dict[str, Any]:
+    return at(make.pod(name, **spec), "metadata.labels", {"app": "web"})
+
+
+def external(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(pod["metadata"].get("annotations", {}).get(EXTERNAL_ANNOTATION, "[]"))
+    return found
+
+
+async def prepared(api: Api) -> None:
+    await api.create(NODES, make.node())
+
+
+async def test_the_binding_itself_gives_the_ports(api: Api) -> None:
+    await prepared(api)
+    await api.create(EXTERNALPODS, make.external_pods())
+    async with api.watch(PODS.path("default")) as watch:
+        await api.create(PODS, labelled())
+        while True:
+            seen = (await watch.next())["object"]
+            if seen["spec"].get("nodeName"):
+                break
+    (given,) = external(seen)
+    assert given == {"name": "rpc", "address": "10.0.0.1", "port": given["port"], "containerPort": 20880, "protocol": "TCP"}
+    created = await api.create(PODS, labelled("direct", nodeName="n1"))
+    (other,) = external(created)
+    assert other["port"] != given["port"]
+
+    async def told() -> bool:
+        status = (await api.get(EXTERNAL))[1].get("status", {})
+        return {row["pod"]: row["published"] for row in status.get("pods", ())} == {"web": [given], "direct": [other]}
+
+    await until(told)
+    wish = make.service(type="NodePort", ports=[{"port": 80, "nodePort": given["port"]}])
+    code, refused = await api.ask("POST", SERVICES.path("default"), wish)
+    assert (code, "already allocated" in refused["message"]) == (422, True)
+
+
+async def test_a_pod_that_was_there_gets_them_and_forged_ones_are_void(api: Api) -> None:
+    await prepared(api)
+    forged = at(labelled(nodeName="n1"), "metadata.annotations", {EXTERNAL_ANNOTATION: '[{"name":"x","port":22}]'})
+    assert external(await api.create(PODS, forged)) == []
+    await api.create(EXTERNALPODS, make.external_pods())
+
+    async def given() -> Any:
+        return external((await api.get(POD))[1])
+
+    first = await until(given)
+    await api.patch(POD, {"metadata": {"annotations": {EXTERNAL_ANNOTATION: None}}})
+    assert await given() == first
+    code, _ = await api.ask("DELETE", EXTERNAL)
+    assert code == 200
+
+    async def withdrawn() -> bool:
+        return not await given()
+
+    await until(withdrawn)
+
+
+async def test_a_restart_keeps_everything() -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        async with serving(Path(folder)) as api:
+            await prepared(api)
+            await api.create(EXTERNALPODS, make.external_pods())
+            before = external(await api.create(PODS, labelled(nodeName="n1")))
+            lease = await api.create(DEBUGPORTS, make.debug_port())
+        async with serving(Path(folder)) as api:
+            assert external((await api.get(POD))[1]) == before
+            for number in (before[0]["port"], lease["spec"]["nodePort"]):
+                wish = make.service(type="NodePort", ports=[{"port": 80, "nodePort": number}])
+                assert (await api.ask("POST", SERVICES.path("default"), wish))[0] == 422
+
+
+async def test_a_full_range_spoils_no_pod_and_is_told() -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        async with serving(Path(folder), service_node_port_range="30000-30000") as api:
+            await prepared(api)
+            await api.create(EXTERNALPODS, make.external_pods())
+            assert len(external(await api.create(PODS, labelled(nodeName="n1")))) == 1
+            assert external(await api.create(PODS, labelled("late", nodeName="n1"))) == []
+
+            async def told() -> Any:
+                found = (await api.get(EVENTS.path("default"), fieldSelector="reason=Waiting"))[1]["items"]
+                return [each["message"] for each in found]
+
+            assert "pod late waits for rpc" in (await until(told))[0]
+            code, refused = await api.ask("POST", DEBUGPORTS.path("default"), make.debug_port())
+            assert (code, "range is full" in refused["message"]) == (500, True)
+            await api.ask("DELETE", POD, {"gracePeriodSeconds": 0})
+
+            async def late() -> Any:
+                await api.patch(PODS.path("default", "late"), {"metadata": {"labels": {"poke": "1"}}})
+                return external((await api.get(PODS.path("default", "late")))[1])
+
+            assert (await until(late))[0]["port"] == 30000
+
+
+async def test_a_lease_its_table_and_its_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controllers, "SWEEP_SECONDS", 0.05)
+    await prepared(api)
+    code, refused = await api.ask("POST", DEBUGPORTS.path("default"), make.debug_port())
+    assert (code, "there is no such pod" in refused["message"]) == (422, True)
+    await api.create(PODS, labelled(nodeName="n1"))
+    made = await api.create(DEBUGPORTS, make.debug_port())
+    assert made["spec"]["seconds"] == 1800
+
+    async def placed() -> Any:
+        return (await api.get(LEASE))[1].get("status", {}).get("address")
+
+    assert await until(placed) == "10.0.0.1"
+    table = (await api.ask("GET", DEBUGPORTS.path("default"), accept=TABLE))[1]
+    assert table["rows"][0]["cells"][1:4] == ["web", "80/TCP", f"10.0.0.1:{made['spec']['nodePort']}"]
+    for field in ({"pod": "x"}, {"port": 81}, {"nodePort": 31000}):
+        assert (await api.patch(LEASE, {"spec": field}))[0] == 422
+    assert (await api.patch(LEASE, {"spec": {"seconds": 3600}}))[0] == 200
+    assert (await api.patch(LEASE, {"spec": {"seconds": 1}}))[0] == 200
+
+    async def over() -> bool:
+        return (await api.get(LEASE))[0] == 404
+
+    await until(over)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"selector": {}}, "spec.selector"),
+        ({"ports": []}, "spec.ports"),
+        ({"ports": [{"name": "UPPER", "containerPort": 1}]}, "spec.ports[0].name"),
+        ({"ports": [{"name": "a", "containerPort": 0}]}, "spec.ports[0].containerPort"),
+        ({"ports": [{"name": "a", "containerPort": 1, "protocol": "ICMP"}]}, "spec.ports[0].protocol"),
+        ({"ports": [{"name": "a", "containerPort": 1}, {"name": "a", "containerPort": 2}]}, "spec.ports[1].name"),
+        ({"address": "moon"}, "spec.address"),
+    ],
+)
+async def test_wrong_external_pods(api: Api, change: dict[str, Any], field: str) -> None:
+    code, answer = await api.ask("POST", EXTERNALPODS.path("default"), make.external_pods(**change))
+    assert (code, field) == (422, answer["details"]["causes"][0]["field"])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"port": 0}, "spec.port"), ({"protocol": "x"}, "spec.protocol"), ({"seconds": 0}, "spec.seconds"),
+     ({"seconds": 90000}, "spec.seconds"), ({"nodePort": 80}, "spec.nodePort")],
+)  # fmt: skip
+async def test_wrong_debug_ports(api: Api, change: dict[str, Any], field: str) -> None:
+    await prepared(api)
+    await api.create(PODS, labelled(nodeName="n1"))
+    code, answer = await api.ask("POST", DEBUGPORTS.path("default"), make.debug_port(**change))
+    assert (code, field) == (422, answer["details"]["causes"][0]["field"])
