@@ -29,6 +29,10 @@ AFFINITY_ANNOTATION = "podnet.dev/affinity-of"
 RETRY_ANNOTATION = "podnet.dev/retry"
 """On a Service: "true" leads a connection that is refused or not answered to another endpoint."""
 
+FALLBACK_ANNOTATION = "podnet.dev/local-fallback"
+"""On a Service with externalTrafficPolicy Local: "true" leads clients outside to other nodes' endpoints, as under policy
+Cluster and so with the node's own address, while this node has none. Without it they are dropped."""
+
 RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
 AFFINITY_SECONDS = 10800
 FAMILIES = {False: "IPv4", True: "IPv6"}
@@ -110,7 +114,8 @@ def _service_port(
     everywhere, here = partial(under_cluster, place=place), partial(under_local, place=place)
     cluster, local = split.default(found, everywhere), split.default(found, here)
     outside = spec.type != "ClusterIP" or bool(spec.external_ips)
-    external_local = spec.external_traffic_policy == "Local" and outside
+    local_wanted = spec.external_traffic_policy == "Local" and outside
+    external_local = local_wanted and not (_falls_back(service) and not here(found))
     internal_local = spec.internal_traffic_policy == "Local"
     external_ips, balancer_ips = _outer(service, v6)
     return ServicePort(
@@ -129,7 +134,7 @@ def _service_port(
         affinity_of=_affinity_of(service, port) if affinity(service) else "",
         internal_local=internal_local,
         external_local=external_local,
-        health_check_node_port=spec.health_check_node_port if external_local and spec.type == "LoadBalancer" else 0,
+        health_check_node_port=spec.health_check_node_port if local_wanted and spec.type == "LoadBalancer" else 0,
         internal=local if internal_local else cluster,
         external=local if external_local else cluster,
         cluster=cluster,
@@ -193,6 +198,10 @@ def affinity(service: Service) -> int:
 def retried(service: Service) -> bool:
     """Whether a connection that fails goes to another endpoint."""
     return service.metadata.annotations.get(RETRY_ANNOTATION) == "true"
+
+
+def _falls_back(service: Service) -> bool:
+    return service.metadata.annotations.get(FALLBACK_ANNOTATION) == "true"
 
 
 def _affinity_of(service: Service, port: services.ServicePort) -> str:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from podnet.network.proxy.service_ports import (
     AFFINITY_ANNOTATION,
+    FALLBACK_ANNOTATION,
     HEADLESS,
     PROXY_NAME,
     RANGES_ANNOTATION,
@@ -293,3 +294,33 @@ class TestOutside:
 
     def test_source_ranges_are_for_load_balancers(self) -> None:
         assert one(service(type="NodePort", load_balancer_source_ranges=("192.0.2.0/24",))).source_ranges is None
+
+
+FALLBACK = {"annotations": {FALLBACK_ANNOTATION: "true"}, "external_traffic_policy": "Local"}
+
+
+def test_local_without_a_hole() -> None:
+    only_there = endpoint_slice("web", REMOTE)
+    found = one(balancer("198.51.100.1", health_check_node_port=30999, **FALLBACK), only_there)
+    assert (found.external, found.external_local) == (TWO[1:], False), "as under policy Cluster"
+    assert found.health_check_node_port == 30999, "which goes on telling that nothing is here"
+    kept = one(balancer("198.51.100.1", **FALLBACK))
+    assert (kept.external, kept.external_local) == (TWO[:1], True), "while something is here nothing is otherwise"
+    leaving = backend("10.244.1.2", "n1", ready=False, serving=True, terminating=True)
+    last = one(balancer("198.51.100.1", **FALLBACK), endpoint_slice("web", leaving, REMOTE))
+    assert (last.external, last.external_local) == (TWO[:1], True), "the last one serves to its end"
+    dead = backend("10.244.1.2", "n1", ready=False, serving=False, terminating=True)
+    gone = one(balancer("198.51.100.1", **FALLBACK), endpoint_slice("web", dead, REMOTE))
+    assert (gone.external, gone.external_local) == (TWO[1:], False)
+
+
+@pytest.mark.parametrize("value", ["", "false", "True"])
+def test_who_does_not_ask_for_a_fallback_has_the_hole(value: str) -> None:
+    asked = {**FALLBACK, "annotations": {FALLBACK_ANNOTATION: value}}
+    found = one(balancer("198.51.100.1", **asked), endpoint_slice("web", REMOTE))
+    assert (found.external, found.external_local, found.anywhere) == ((), True, True)
+
+
+def test_a_fallback_with_nothing_anywhere_is_refused_as_ever() -> None:
+    found = one(balancer("198.51.100.1", **FALLBACK), endpoint_slice("web"))
+    assert (found.external, found.anywhere) == ((), False)
