@@ -274,6 +274,15 @@ class World:
             self.name, self.mode = mode, MODES[mode]
             self.settle()
 
+    @contextmanager
+    def settings(self, **settings: Any) -> Iterator[None]:
+        """Change settings of the proxy for a while."""
+        self.live.configure(proxy=settings)
+        try:
+            yield
+        finally:
+            self.live.configure(proxy=dict.fromkeys(settings))
+
     # -- questions
 
     def say(

@@ -105,6 +105,33 @@ def test_node_ports_of_localhost(lab: World, v6: bool) -> None:
     lab.check(LOOPBACK[v6], lab.services["one"].node_port, expected)
 
 
+def test_node_ports_at_chosen_addresses(lab: World) -> None:
+    """Elsewhere nothing listens, on localhost neither."""
+    port, at = lab.services["one"].node_port, {node.name: node.addresses for node in lab.live.lab.nodes}
+    shut = [Ask(lab.clients["outside"], host, port) for name in ("node1", "node3") for host in at[name]]
+    with lab.settings(nodePortAddresses=[f"{at['node2'][0]}/32", f"{at['node2'][1]}/128"]):
+        until(lambda: {answer.error for answer in ask_all(shut)} == {"refused"}, "every node has heard")
+        clients = dict.fromkeys(("near", "node3", "outside"), "a from node2")
+        rows = [(host, port, clients) for host in at["node2"]]
+        rows += [(host, port, {"near": "refused"}) for host in at["node3"]]
+        lab.check_all([*rows, (LOOPBACK[False], port, {"node1": "refused"})])
+    until(lambda: {answer.server for answer in ask_all(shut)} == {"a"}, "every node has heard")
+
+
+def test_masquerading_everything(lab: World) -> None:
+    """Pods too come with their node's address then."""
+    hosts = [lab.services["one"].cluster(v6) for v6 in (False, True)]
+    pods = [Ask(lab.clients[name], host, 80) for name in ("near", "far") for host in hosts]
+
+    def seen() -> set[str]:
+        return {lab.owner(answer.source) for answer in ask_all(pods)}
+
+    with lab.settings(masqueradeAll=True):
+        until(lambda: seen() == {"node1", "node3"}, "every node has heard")
+        lab.check_all((host, 80, of_taker("near", "far", "a", "node3", "outside-1")) for host in hosts)
+    until(lambda: seen() == ({"near", "far"} if lab.mode.keeps else {"node1", "node3"}), "every node has heard")
+
+
 @pytest.mark.parametrize("kind", ["external", "balancer"])
 def test_external_addresses(lab: World, v6: bool, kind: str) -> None:
     """externalIPs and a load balancer's: taken by the first node on the way, which shows its own address."""
