@@ -9,55 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-import msgspec
-
 from podnet.agent import proxy_metrics
 from podnet.agent.agent import Agent
 from podnet.network.proxy.explain import Surroundings
 from podnet.network.proxy.feature import families, node_addresses
-from podnet.network.proxy.live import Live, Memory, live, places
+from podnet.network.proxy.live import Memory, live, places
 from podnet.network.proxy.service_ports import owner
+from podnet.network.proxy.shown import ServiceShown, ServicesShown, Shown
 from podnet.network.service_port import ServicePort
 from podnet.network.view import NodeView, Problem
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.services import Service
 
 POLICIES = ("internal", "external")
-
-
-class Shown(msgspec.Struct, frozen=True):
-    """A port of a Service, and what the kernel knows of it; None when nobody asked."""
-
-    port: ServicePort
-    live: Live | None = None
-
-
-class ServiceShown(msgspec.Struct, frozen=True):
-    """One Service on this node.
-
-    `ready` of `total` endpoints (addresses) are; `held`: the kernel holds all that belongs to it, None when nobody
-    looked; `problems` what of it can't be honoured.
-    """
-
-    namespace: str
-    name: str
-    type: str
-    addresses: tuple[str, ...]
-    ready: int
-    total: int
-    ports: tuple[Shown, ...]
-    held: bool | None
-    problems: tuple[Problem, ...]
-
-
-class ServicesShown(msgspec.Struct, frozen=True):
-    """The answer to GET /v1/services. `reason` why there is nothing to show."""
-
-    node: str
-    mode: str = ""
-    reason: str = ""
-    surroundings: Surroundings = Surroundings()
-    services: tuple[ServiceShown, ...] = ()
 
 
 async def show(agent: Agent, namespace: str = "", name: str = "", brief: bool = False) -> ServicesShown:

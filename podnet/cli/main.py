@@ -21,6 +21,7 @@ COMMANDS = {
     "lab": ("podnet.cli.lab:lab", "A cluster of namespaces on this machine: up, down, status, ..."),
     "check": ("podnet.cli.check:command", "Prove the network with real packets; --watch counts what is lost."),
     "status": ("podnet.cli.status:command", "What each node's agent says about itself."),
+    "service": ("podnet.cli.service:command", "The Services, and what a packet to one would meet."),
     "plan": ("podnet.cli.plan:command", "The kernel state a node should hold; --diff: what differs."),
     "doctor": ("podnet.cli.doctor:command", "Look for what commonly breaks a network here: finding and fix."),
     "ipam": ("podnet.cli.ipam:command", "Show the pods' addresses; compare them with what is there."),

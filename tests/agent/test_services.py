@@ -14,12 +14,13 @@ import pytest
 from msgspec.structs import replace
 
 from podnet.agent.agent import Agent
-from podnet.agent.services import ServicesShown, show, without_local
+from podnet.agent.services import show, without_local
 from podnet.agent.web import serve
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.reconciler import Reconciler
 from podnet.network.proxy.live import affinities
 from podnet.network.proxy.nftables import ids
+from podnet.network.proxy.shown import ServicesShown
 from podnet.objects.cluster import Cluster
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import ProxySpec, ServiceRoute, ServiceRouteSpec
