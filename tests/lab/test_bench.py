@@ -18,11 +18,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("bench"), pytest.mark.tim
 
 BENCH = """\
 import sys
-from podnet.bench import cni, figures, path, plan
+from podnet.bench import cni, figures, path, plan, service_change, service_load, service_path
 from podnet.cli.main import main
 cni.TURNS, cni.ROUNDS, cni.AT_ONCE = 2, 1, 8
 path.SECONDS = 0
 plan.TURNS, plan.ROUTES, plan.NODES, plan.LARGE = 2, 500, 20, 100
+service_load.TURNS, service_load.MANY, service_load.WIDE, service_load.CHAINED = 2, 100, 50, (20, 40)
+service_change.TURNS, service_change.CHANGES, service_change.SIZES, service_change.IDLE = 2, 10, (20, 100), 0.5
+service_path.SERVICES, service_path.TURNS, service_path.AT_ONCE, service_path.SECONDS = 100, 5, 10, 0
 main(["bench", *sys.argv[1:], "-o", "json"])
 """
 
@@ -34,7 +37,7 @@ def bench(*suites: str) -> list[dict[str, Any]]:
     return figures
 
 
-NAMES = ("bench", "hand-", "memory", "/run/netns/reference")
+NAMES = ("bench", "hand-", "memory", "services", "/run/netns/reference")
 
 
 def traces() -> dict[str, list[str]]:
@@ -76,6 +79,19 @@ def test_plan() -> None:
     check(figures, "plan", 1)
     memory = next(figure for figure in figures if figure["unit"] == "MB")
     assert 20 < memory["value"] < 200
+
+
+def test_services() -> None:
+    figures = bench("services")
+    signed = [figure for figure in figures if figure["name"] == "the difference"]
+    check([figure for figure in figures if figure not in signed], "services", 3)
+    assert [figure["goal"] for figure in signed] == [10]
+    assert len([figure for figure in figures if figure["goal"]]) == 13
+    values = {figure["name"]: figure["value"] for figure in figures}
+    for size in ("80", "400"):
+        median = values[f"one endpoint among {size} endpoints, API write to kernel"]
+        assert 1 < median <= values[f"p99 of that, API write to kernel, among {size} endpoints"] < 5_000
+    assert 0.05 < values["TCP, userspace to nftables, one core"] < 2
 
 
 def test_a_killed_bench_takes_everything_along() -> None:
