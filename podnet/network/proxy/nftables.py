@@ -159,14 +159,15 @@ def _ids(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endpo
 
 
 def spread(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-    """The endpoint of each slot, by weight: exactly while that takes at most EXACT slots, else to the nearest of at
-    least EVEN slots for each."""
+    """The endpoint of each slot, by weight: exactly while that takes at most EXACT slots, else to the nearest of so
+    many that there are EVEN for each endpoint, and one for the lightest."""
     common = gcd(*(endpoint.weight for endpoint in endpoints))
     exact = sum(endpoint.weight // common for endpoint in endpoints)
     if exact <= EXACT:
         return tuple(endpoint for endpoint in endpoints for _ in range(endpoint.weight // common))
-    size = next((size for size in SIZES if size >= max(EXACT, len(endpoints)) * EVEN), SIZES[-1])
     whole, passed, slots = sum(endpoint.weight for endpoint in endpoints), 0, list[Endpoint]()
+    wanted = max(EXACT * EVEN, len(endpoints) * EVEN, -(-whole // min(endpoint.weight for endpoint in endpoints)))
+    size = next((size for size in SIZES if size >= wanted), SIZES[-1])
     for endpoint in endpoints:
         passed += endpoint.weight
         slots += [endpoint] * (passed * size // whole - len(slots))

@@ -88,6 +88,15 @@ def test_a_canary() -> None:
     assert Counter(spread((old, new))) == {old: 19, new: 1}
 
 
+def test_the_lightest_of_many_is_picked_too() -> None:
+    """95 to 5 over 3 and 100 endpoints."""
+    heavy = tuple(Endpoint(f"10.244.1.{n}", 80, weight=95 * 100) for n in range(3))
+    light = tuple(Endpoint(f"10.244.2.{n}", 80, weight=5 * 3) for n in range(100))
+    slots = Counter(spread((*heavy, *light)))
+    assert min(slots.values()) >= 1
+    assert sum(slots[each] for each in light) / sum(slots.values()) == pytest.approx(0.05, abs=0.005)
+
+
 @pytest.mark.parametrize("affinity", [0, AFFINITY])
 def test_there_is_a_chain_for_whatever_elements_lead_to(affinity: int) -> None:
     chains = set(re.findall(r"chain (\S+) ", STATIC[False].body))
