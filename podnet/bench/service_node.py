@@ -40,13 +40,13 @@ class Node:
         fabric.configure(self.netns, ["link set lo up", f"address add {prefix.partition('/')[0]}/32 dev lo"])
         self.dataplane = KernelDataplane(self.folder, self.netns)
         self.reconciler = Reconciler(self.dataplane)
+        self.facts = LocalFacts(synthetic.facts().node, UPLINK, fabric.MTU)
         self.memo: Memo = {}
         self.seen: NodeView | None = None
 
     def see(self, cluster: Cluster) -> NodeView:
         """What the node sees of a cluster."""
-        facts = LocalFacts(synthetic.facts().node, UPLINK, fabric.MTU)
-        seen = view(cluster, facts, self.pods, self.memo)
+        seen = view(cluster, self.facts, self.pods, self.memo)
         assert seen is not None, "synthetic clusters are usable"
         return seen
 
