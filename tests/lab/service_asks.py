@@ -130,7 +130,7 @@ class Flow:
         try:
             self._socket.settimeout(2.0)
             self._socket.connect((ask.host, ask.port))
-            self.port: int = self._socket.getsockname()[1]
+            self.place: tuple[str, str, str] = (*map(str, self._socket.getsockname()[:2]), ask.host)
             self.server = self._socket.recv(2048).decode().split()[0] if ask.protocol == "tcp" else ""
         except BaseException:
             self.close()

@@ -402,6 +402,10 @@ def _outside(live: LiveLab) -> Iterator[str]:
             live.run(path, f"ip {line}")
         for place in (*(node.netns for node in live.lab.nodes), path):  # kernels send one ICMP error a second
             live.run(place, "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
+            live.run(place, "sysctl -qew net.ipv4.icmp_msgs_per_sec=10000 net.ipv4.icmp_msgs_burst=1000", code=None)
+        # A node that passes on what it does not translate (a wrong port in mode iptables) says "ask there yourself".
+        for conf in ("ipv4.conf.all", "ipv4.conf.eth0", "ipv6.conf.all", "ipv6.conf.eth0"):
+            live.run(path, f"sysctl -qw net.{conf}.accept_redirects=0")
         for family in "46":  # what is not for it ends there, without a word
             live.run(path, f"ip -{family} route add blackhole default")
         for node in live.lab.nodes:  # as any node has one

@@ -123,14 +123,14 @@ def flows(asks: Sequence[Ask]) -> Iterator[list[Flow]]:
         yield [stack.enter_context(closing(Flow(ask))) for ask in asks]
 
 
-def remembered(lab: World, nodes: Sequence[str], v6: bool) -> Mapping[tuple[str, int], str]:
-    """The kernels' memory of UDP flows by node and client's port: its identity."""
+def remembered(lab: World, nodes: Sequence[str], v6: bool) -> Mapping[tuple[str, ...], str]:
+    """The kernels' memory of UDP flows by node, client's address and port, and address asked: its identity."""
     command = f"conntrack -L -p udp -f ipv{6 if v6 else 4} -o id"
-    found = {}
+    found: dict[tuple[str, ...], str] = {}
     for node in nodes:
         for line in lab.live.run(node, command).splitlines():
             words = dict(word.split("=") for word in reversed(line.split()) if "=" in word)
-            found[node, int(words["sport"])] = words["id"]
+            found[node, words["src"], words["sport"], words["dst"]] = words["id"]
     return found
 
 
@@ -147,7 +147,7 @@ def datagrams(lab: World, v6: bool) -> dict[str, list[Ask]]:
 
 def identities(lab: World, places: Sequence[str], opened: Sequence[Flow], v6: bool) -> list[str]:
     memory = remembered(lab, sorted({*places}), v6)
-    return [memory.get((place, flow.port), "") for place, flow in zip(places, opened, strict=True)]
+    return [memory.get((place, *flow.place), "") for place, flow in zip(places, opened, strict=True)]
 
 
 def all_say(opened: Sequence[Flow], wanted: str) -> bool:
@@ -239,6 +239,7 @@ def of_b(said: Sequence[str], each: Sequence[str]) -> list[str]:
 
 def test_established_connections_live_through_everything(lab: World, v6: bool) -> None:
     """The removal of their endpoint, the death of agents, and another mode and back."""
+    lab.endpoints("connections", "a", "b")
     service, node2 = lab.services["connections"], lab.live.lab.node("node2").addresses[v6]
     cluster = service.cluster(v6)
     asks = [Ask(lab.clients[name], cluster, 80) for name in ("near", "far", "node3") for _ in range(8)]
@@ -258,7 +259,6 @@ def test_established_connections_live_through_everything(lab: World, v6: bool) -
         lab.proxy(mode=lab.name)
         assert all(flow.echoes() for flow in opened), "with a proxy again"
         assert {answer.server for answer in ask_all(asks)} == {"b"}
-    lab.endpoints("connections", "a", "b")
 
 
 def test_no_connection_is_lost_during_a_thousand_changes(lab: World) -> None:
