@@ -84,15 +84,17 @@ async def _held(agent: Agent, chosen: Mapping[Key, Service]) -> dict[Key, bool]:
 
 
 def _counted(cluster: Cluster, chosen: Mapping[Key, Service]) -> dict[Key, tuple[int, int]]:
-    """(ready, all) endpoints, by address."""
-    found: dict[Key, dict[str, bool]] = {}
+    """(ready, all) endpoints: a pod is one in both families; what is no pod counts by its address."""
+    found: dict[Key, dict[object, bool]] = {}
     for piece in cluster.endpointslices.values():
         key = owner(piece)
-        for endpoint in piece.endpoints if key in chosen else ():
-            ready = endpoint.conditions.ready is not False
-            for address in endpoint.addresses[:1]:
-                known = found.setdefault(key, {})  # type: ignore[arg-type]
-                known[address] = known.get(address, False) or ready
+        if key is None or key not in chosen:
+            continue
+        known = found.setdefault(key, {})
+        for endpoint in piece.endpoints:
+            pod = endpoint.target_ref
+            who = (pod.namespace, pod.name) if pod else endpoint.addresses[:1]
+            known[who] = known.get(who, False) or endpoint.conditions.ready is not False
     return {key: (sum(known.values()), len(known)) for key, known in found.items()}
 
 

@@ -24,6 +24,7 @@ from podnet.network.proxy.shown import ServicesShown
 from podnet.objects.cluster import Cluster
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import ProxySpec, ServiceRoute, ServiceRouteSpec
+from podnet.objects.services import ObjectReference
 from podnet.state.nft import Element
 from tests import worlds
 from tests.worlds import backend, endpoint_slice, service
@@ -72,6 +73,16 @@ async def test_every_service_as_this_node_sees_it(desk: Desk) -> None:
     assert found.services[0].ports == ()
     assert found.surroundings.addresses == ("192.168.77.11", "127.0.0.1")
     assert found.surroundings.own == ("10.244.1.0/24",)
+
+
+async def test_a_pod_of_two_families_is_one_endpoint(desk: Desk) -> None:
+    assert desk.world is not None
+    pod = ObjectReference("Pod", "default", "p")
+    dual = [endpoint_slice("web", replace(backend(a), target_ref=pod), v6=":" in a) for a in ("10.244.1.2", "fd00::2")]
+    desk.world = replace(desk.world, endpointslices={each.key: each for each in dual})
+    await desk.agent._pass()
+    (found,) = (await show(desk.agent, name="web")).services
+    assert (found.ready, found.total) == (1, 1)
 
 
 async def test_one_service_and_what_the_kernel_adds(desk: Desk) -> None:

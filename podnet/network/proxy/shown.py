@@ -19,7 +19,7 @@ class Shown(Value, frozen=True):
 class ServiceShown(Value, frozen=True):
     """One Service on this node.
 
-    `ready` of `total` endpoints (addresses) are; `held`: the kernel holds all that belongs to it, None when nobody
+    `ready` of `total` endpoints are; `held`: the kernel holds all that belongs to it, None when nobody
     looked; `problems` what of it can't be honoured.
     """
 
