@@ -77,6 +77,7 @@ def _ask_agent(node: Node) -> tuple[dict[str, Any], Agent]:
         mtu=status.get("mtu") or 0,
         uplink=status.get("uplink", ""),
         pod_cidrs=tuple(status.get("podCIDRs", ())),
+        proxy=status.get("proxy", ""),
     )
 
 

@@ -155,8 +155,10 @@ def _chains() -> Iterator[Chain]:
     yield from parse_nft(_run("nft", "-s", "list", "ruleset"))
     for family, command, present in (("ip", "iptables", "ip_tables_names"), ("ip6", "ip6tables", "ip6_tables_names")):
         # Asking makes the legacy table if it is not there yet, so look first.
-        if "filter" in _read(f"{NET}/{present}").split():
-            yield from parse_legacy(_run(f"{command}-legacy-save", "-t", "filter"), family)
+        there = _read(f"{NET}/{present}").split()
+        for table in ("filter", "nat"):
+            if table in there:
+                yield from parse_legacy(_run(f"{command}-legacy-save", "-t", table), family, table)
 
 
 def _ports() -> Iterator[Port]:

@@ -100,6 +100,18 @@ def test_a_firewall_of_iptables_legacy(net: Handmade) -> None:
     assert errors(look(net)) == {}
 
 
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_another_proxy_by_iptables(net: Handmade, variant: str) -> None:
+    for words in ("-N KUBE-SERVICES", "-A KUBE-SERVICES -d 10.96.0.1 -j RETURN", "-A PREROUTING -j KUBE-SERVICES"):
+        net.run("node", f"iptables-{variant}", "-t", "nat", *words.split())
+    (finding,) = (each for each in examine(look(net)) if each.check == "other proxies")
+    assert finding.severity == "warning"
+    assert f"the iptables-{variant} chain ip nat KUBE-SERVICES has 1 rules" in finding.what
+    net.run("node", f"iptables-{variant}", "-t", "nat", "-N", "PODNET-PROXY")
+    (finding,) = (each for each in examine(look(net)) if each.check == "other proxies")
+    assert finding.severity == "ok"
+
+
 def test_a_firewall_of_iptables_nft_and_its_fix(net: Handmade) -> None:
     net.run("node", "iptables-nft", "-P", "FORWARD", "DROP")
     (finding,) = (each for each in examine(look(net)) if each.check == "forward firewall")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from podnet.network.checkup import addresses, firewall, host, paths, programs
+from podnet.network.checkup import addresses, firewall, host, paths, programs, proxies
 from podnet.network.checkup.finding import Finding
 from podnet.network.checkup.survey import Survey
 
@@ -34,6 +34,7 @@ CHECKS: Mapping[str, Check] = {
     "bridge filter": firewall.bridged,
     "input firewall": firewall.tunnel_input,
     "mixed iptables": firewall.mixed,
+    "other proxies": proxies.others,
     "address ranges": addresses.overlaps,
     "name servers": addresses.resolvers,
 }

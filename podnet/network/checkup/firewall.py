@@ -45,8 +45,8 @@ def parse_nft(text: str) -> tuple[Chain, ...]:
     return tuple(chains)
 
 
-def parse_legacy(text: str, family: str) -> tuple[Chain, ...]:
-    """The chains in the text of `iptables-legacy-save -t filter`."""
+def parse_legacy(text: str, family: str, table: str = "filter") -> tuple[Chain, ...]:
+    """The chains in the text of `iptables-legacy-save -t TABLE`."""
     policies: dict[str, str] = {}
     rules: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -57,7 +57,7 @@ def parse_legacy(text: str, family: str) -> tuple[Chain, ...]:
             _, name, rule = line.split(" ", 2)
             rules.setdefault(name, []).append(_from_legacy(_COMMENT.sub("", rule)))
     return tuple(
-        Chain(family, "filter", name, HOOKS.get(name, ""), policies.get(name, ""), tuple(made), legacy=True)
+        Chain(family, table, name, HOOKS.get(name, ""), policies.get(name, ""), tuple(made), legacy=True)
         for name, made in rules.items()
     )
 

@@ -66,7 +66,8 @@ class CniFile(Value, frozen=True):
 
 
 class Agent(Value, frozen=True):
-    """What the node's agent says. `away` why it says nothing; `undone` what its last pass could not do."""
+    """What the node's agent says. `away` why it says nothing; `undone` what its last pass could not do; `proxy` how it
+    makes Services."""
 
     away: str = ""
     reason: str = ""
@@ -75,6 +76,7 @@ class Agent(Value, frozen=True):
     mtu: int = 0
     uplink: str = ""
     pod_cidrs: tuple[str, ...] = ()
+    proxy: str = ""
 
 
 class ClusterFacts(Value, frozen=True):

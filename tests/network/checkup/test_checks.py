@@ -421,6 +421,51 @@ def test_text_of_nft() -> None:
     assert parse_nft("") == ()
 
 
+KUBE = """\
+:PREROUTING ACCEPT [0:0]
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/k cluster IP" -j KUBE-SVC-NPX46M4PTMTKRN6Y
+"""
+NFT_KUBE = """\
+table ip kube-proxy {
+	chain services {
+		ip daddr . meta l4proto . th dport vmap @service-ips
+	}
+	chain nat-output {
+		type nat hook output priority -100; policy accept;
+		jump services
+	}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("chains", "what"),
+    [
+        (parse_legacy(KUBE, "ip", "nat"), "the iptables-legacy chain ip nat KUBE-SERVICES has 1 rules"),
+        (
+            (Chain("ip6", "nat", "KUBE-SERVICES", rules=("jump KUBE-SVC-A", "jump KUBE-SVC-B")),),
+            "the iptables-nft chain ip6 nat KUBE-SERVICES has 2 rules",
+        ),
+        (parse_nft(NFT_KUBE), "the nft table ip kube-proxy"),
+    ],
+    ids=["legacy", "iptables", "nftables"],
+)
+def test_another_proxy(chains: tuple[Chain, ...], what: str) -> None:
+    survey = change(HEALTHY, chains=chains)
+    one(survey, "other proxies", "warning", "another proxy is at work", what, "podnet does not fight it", "--cleanup")
+    assert found(change(survey, agent=change(AGENT, proxy="none")), "other proxies") == []
+
+
+def test_kube_proxys_chains_that_are_ours_or_empty() -> None:
+    ours = (*parse_legacy(KUBE, "ip", "nat"), Chain("ip", "nat", "PODNET-PROXY", legacy=True))
+    assert found(change(HEALTHY, chains=ours), "other proxies") == []
+    assert found(change(HEALTHY, chains=(Chain("ip", "nat", "KUBE-SERVICES"),)), "other proxies") == []
+    beside = change(HEALTHY, chains=(*ours, Chain("ip", "nat", "KUBE-SERVICES", rules=("jump KUBE-SVC-A",))))
+    one(beside, "other proxies", "warning", "the iptables-nft chain ip nat KUBE-SERVICES")
+
+
 def test_text_of_legacy_iptables() -> None:
     assert parse_legacy(LEGACY, "ip") == (
         Chain("ip", "filter", "INPUT", "input", "accept", (), legacy=True),
