@@ -359,6 +359,7 @@ def status(agent: Agent, version: str) -> dict[str, object]:
             "podCIDRs": seen.me.pod_cidrs,
             "uplink": seen.facts.uplink,
             "backend": dict(seen.network.backend),
+            "proxy": seen.network.proxy.mode,
         }
     return {
         "node": agent.node,
