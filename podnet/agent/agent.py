@@ -25,7 +25,8 @@ from podnet.kernel.monitor import Event
 from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import Desired, Unit, after, desired
 from podnet.network.memo import Memo
-from podnet.network.proxy.feature import refusal
+from podnet.network.proxy.algorithms import LEAST, Loads
+from podnet.network.proxy.feature import least_loaded, refusal
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address
 from podnet.network.viewing import problems, view
 from podnet.objects.cluster import Cluster
@@ -49,6 +50,9 @@ CANARY = 5.0
 
 POLL = 0.4
 """Seconds between looks at the kernel parameters, which send no events; drift is to be repaired within 1 s."""
+
+BALANCE = 3.0
+"""Seconds between countings of connections, while a Service is balanced by them."""
 
 BACKOFF = (0.1, 5.0)
 """First and longest wait in seconds before a pass that failed is tried again."""
@@ -100,6 +104,7 @@ class Agent:
         self._said = said
         self._unusable = unusable
         self._prepare = prepare
+        self._loads: Loads = {}
         self._facts: LocalFacts | None = None
         self._memo: Memo = {}
         self._units: Desired = {}
@@ -209,6 +214,7 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._poll())
             tasks.create_task(self._canary())
+            tasks.create_task(self._balance())
             tasks.create_task(self._resync())
             delay = BACKOFF[0]
             while True:
@@ -274,7 +280,7 @@ class Agent:
             if isinstance(facts, str):
                 return facts
             self._facts = facts
-        self.view = view(cluster, self._facts, memo=self._memo, said=self._said())
+        self.view = view(cluster, self._facts, memo=self._memo, said=self._said(), loads=self._loads)
         return None
 
     async def _reconcile(self, seen: NodeView, events: list[Event]) -> Pass:
@@ -309,6 +315,22 @@ class Agent:
             await asyncio.sleep(CANARY)
             if await self.in_kernel(lambda: self.reconciler.canaries(self._units)):
                 self.wake()
+
+    async def _balance(self) -> None:
+        """Weights of Services whose connections are counted, which takes at most a twentieth of the time."""
+        took = 0.0
+        while True:
+            await asyncio.sleep(max(BALANCE, 20 * took))
+            if self.view is None or LEAST not in self.view.algorithms:
+                continue
+            began = time.monotonic()
+            with suppress(OSError):
+                flows = await asyncio.to_thread(self.reconciler.dataplane.translated)
+                found = least_loaded(self.view, flows)
+                if found != self._loads:
+                    self._loads = found
+                    self.wake()
+            took = time.monotonic() - began
 
     async def _resync(self) -> None:
         for turn in itertools.count(1):

@@ -114,7 +114,7 @@ def field(pod: Pod, path: str, ips: tuple[str, ...], host_ips: tuple[str, ...]) 
 
 def external(pod: Pod) -> dict[str, str]:
     """Where the pod's ports are reached from outside, for registries that hold an address: one pair for each port."""
-    found = {}
+    found: dict[str, str] = {}
     for each in published(pod.metadata):
         name = f"PODNET_EXTERNAL_{each.name.replace('-', '_').upper()}"
         found |= {f"{name}_ADDRESS": each.address, f"{name}_PORT": str(each.port)}

@@ -51,7 +51,7 @@ SERVICE_FEATURES: Mapping[str, ServiceFeature] = {"serve": proxy.serve}
 def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     """Every unit's resources. `memo` only saves time: with or without it the result is equal."""
     memo = {} if memo is None else memo
-    parts = (view.me, view.peers, view.network, view.facts, view.affinities, view.retries, view.borne)
+    parts = (view.me, view.peers, view.network, view.facts, view.affinities, view.retries, view.borne, view.algorithms)
     node = recall(memo, "desired", parts, lambda: _without_pods(view))
     units: dict[Unit, tuple[Resource, ...]] = dict(
         each(

@@ -62,6 +62,7 @@ class ServicePort(Value, frozen=True):
     external         endpoints for clients outside, at external addresses and node ports
     cluster          endpoints under policy Cluster: for clients inside that use an external address
     segments         clients that have endpoints of their own; all others have those above
+    algorithm        which endpoint the next connection gets (proxy/algorithms.py)
     retry            a connection that is refused or not answered goes to another endpoint
     anywhere         whether the Service has an endpoint at all, which tells "refused" from "not here"
     """
@@ -86,6 +87,7 @@ class ServicePort(Value, frozen=True):
     external: tuple[Endpoint, ...] = ()
     cluster: tuple[Endpoint, ...] = ()
     segments: tuple[Segment, ...] = ()
+    algorithm: str = "random"
     retry: bool = False
     anywhere: bool = False
 

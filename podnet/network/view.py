@@ -125,7 +125,8 @@ class NodeView(Value, frozen=True):
 
     `mtu` is what the schemes in use leave to a pod's packet; `services` holds each Service's ports by (namespace,
     name), `affinities` the seconds of affinity that some Service asks for, and `retries` whether one asks for those;
-    `leases` the ports that pods of this node have for a time, by the pod's namespace/name.
+    `algorithms` those that Services ask for (proxy/algorithms.py); `leases` the ports that pods of this node have for a
+    time, by the pod's namespace/name.
     """
 
     me: NodeInfo
@@ -138,6 +139,7 @@ class NodeView(Value, frozen=True):
     affinities: tuple[int, ...] = ()
     retries: bool = False
     borne: Words = ()
+    algorithms: Words = ()
     leases: Mapping[str, tuple[PortMapping, ...]] = {}
 
     def narrowed(self, backend: Mapping[str, str | int | bool], peers: Iterable[NodeInfo]) -> NodeView:

@@ -16,9 +16,10 @@ from podnet.network.leases import Leases, leases, node_of
 from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
 from podnet.network.proxy import claims, faults
+from podnet.network.proxy.algorithms import RANDOM, Loads, weighed
 from podnet.network.proxy.balancers import borne
 from podnet.network.proxy.feature import LOCALHOST, MODES, REFUSED
-from podnet.network.proxy.service_ports import affinity, owner, retried, service_ports
+from podnet.network.proxy.service_ports import affinity, algorithm, owner, retried, service_ports
 from podnet.network.proxy.splitting import in_force
 from podnet.network.service_port import Place, ServicePort
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
@@ -29,6 +30,7 @@ from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOT
 Network = IPv4Network | IPv6Network
 
 ATTACHMENTS = ("bridge", "ptp")
+NO_LOADS: Loads = {}
 ZONE = "topology.kubernetes.io/zone"
 MTU = {False: range(576, 65536), True: range(1280, 65536)}
 """What a pod's interface may have, without and with IPv6 (RFC 791, RFC 8200)."""
@@ -52,9 +54,11 @@ def view(
     attachments: tuple[Attachment, ...] = (),
     memo: Memo | None = None,
     said: tuple[Words, Words] | None = None,
+    loads: Loads = NO_LOADS,
 ) -> NodeView | None:
     """What the node named in `facts` sees; None while the cluster has no usable network configuration or not this node.
 
+    `loads` are weights that what is going on asks for (proxy/algorithms.py).
     `said` is (accepts, sends) as this node's agent last tried to publish them: its Node object may not show that yet.
     """
     memo = {} if memo is None else memo
@@ -68,9 +72,10 @@ def view(
     if said is not None:
         me = recall(memo, "said", (me, said), lambda info=me: _saying(info, *said))  # type: ignore[misc]
     peers = recall(memo, "peers", (cluster.nodes, me.addresses, me.pod_cidrs), lambda: _peers(cluster, me, memo))
-    services = _services(cluster, node, memo) if network.proxy.mode != "none" else {}
+    services = _services(cluster, node, memo, loads) if network.proxy.mode != "none" else {}
     affinities = recall(memo, "affinities", (cluster.services,), lambda: _affinities(cluster))
     retries = recall(memo, "retries", (cluster.services,), lambda: any(map(retried, cluster.services.values())))
+    algorithms = recall(memo, "algorithms", (cluster.services,), lambda: _algorithms(cluster))
     leased = _leases(cluster, facts.node, memo)
     return NodeView(
         me,
@@ -82,11 +87,12 @@ def view(
         affinities=affinities,
         retries=retries,
         leases=leased,
+        algorithms=algorithms,
         borne=borne(cluster, facts.node, memo),
     )
 
 
-def _services(cluster: Cluster, node: Node, memo: Memo) -> Mapping[Key, tuple[ServicePort, ...]]:
+def _services(cluster: Cluster, node: Node, memo: Memo, loads: Loads) -> Mapping[Key, tuple[ServicePort, ...]]:
     place = recall(memo, "place", (node,), lambda: Place(node.metadata.name, node.metadata.labels.get(ZONE, "")))
     slices = group(memo, "slices", cluster.endpointslices, owner)
     routes = group(memo, "routes", cluster.serviceroutes, lambda route: (route.metadata.namespace, route.spec.service))
@@ -98,9 +104,11 @@ def _services(cluster: Cluster, node: Node, memo: Memo) -> Mapping[Key, tuple[Se
     def ports(key: Key) -> tuple[ServicePort, ...]:
         route = in_force(routes.get(key, {}).values())
         pieces = slices.get(key, {}).values()
-        return service_ports(cluster.services[key], pieces, place, route.spec if route else None, labels)
+        made = service_ports(cluster.services[key], pieces, place, route.spec if route else None, labels)
+        return tuple(weighed(port, loads[key]) for port in made) if key in loads else made
 
-    made = each(memo, "services", (place,), (cluster.services, slices, routes, on_labels), ports, lambda key: key)
+    of = (cluster.services, slices, routes, on_labels, loads)
+    made = each(memo, "services", (place,), of, ports, lambda key: key)
     own = _own(cluster, node.metadata.name, memo)
     return claims.honoured(memo, made, claims.lost(memo, cluster.services, own), own)
 
@@ -119,6 +127,10 @@ def _leases(cluster: Cluster, node: str, memo: Memo) -> Leases:
 
 def _affinities(cluster: Cluster) -> tuple[int, ...]:
     return tuple(sorted({affinity(service) for service in cluster.services.values()} - {0}))
+
+
+def _algorithms(cluster: Cluster) -> Words:
+    return tuple(sorted({algorithm(service) for service in cluster.services.values()} - {RANDOM}))
 
 
 def _saying(info: NodeInfo, accepts: Words, sends: Words) -> NodeInfo:

@@ -1,4 +1,4 @@
-"""`podnet debug-port`: what it takes for a time and for a pod, and what it prints. tests/lab/test_leases.py has the rest."""
+"""`podnet debug-port`: what it takes for a time and for a pod, and what it prints (with packets: test_leases.py)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from podnet.network.proxy import splitting
-from podnet.network.proxy.service_ports import affinity, cluster_addresses, outer_addresses, retried
+from podnet.network.proxy.algorithms import ALGORITHMS, RANDOM
+from podnet.network.proxy.service_ports import (
+    ALGORITHM_ANNOTATION,
+    affinity,
+    cluster_addresses,
+    outer_addresses,
+    retried,
+)
 from podnet.network.view import Problem, is_v6
 from podnet.objects.cluster import Key
 from podnet.objects.network import NETWORK_NAME, NetworkSpec, ServiceRoute
@@ -26,6 +33,10 @@ def of_service(service: Service, families: Collection[bool]) -> Iterator[Problem
         if is_v6(address) not in families:
             message = f"{address} is not served: the cluster has no {NAMES[is_v6(address)]} range for pods"
             yield Problem(name, "NoSuchFamily", message, "spec.clusterIPs" if address in inner else "spec")
+    asked = service.metadata.annotations.get(ALGORITHM_ANNOTATION, RANDOM)
+    if inner and asked not in ALGORITHMS:
+        message = f"{ALGORITHM_ANNOTATION}: {asked!r} is none of {', '.join(ALGORITHMS)}"
+        yield Problem(name, "NoSuchAlgorithm", message, "metadata.annotations")
     if inner and retried(service):
         if affinity(service):
             message = (

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from podnet.network.memo import Memo, each, recall
 from podnet.network.proxy import flows, iptables, nft_chains, nftables, userspace
+from podnet.network.proxy.algorithms import LEAST, ROUND_ROBIN, SOURCE_HASH, Flows, Loads, loads
 from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView, Problem, base_address, is_v6
 from podnet.objects.network import NETWORK_NAME
@@ -49,12 +50,15 @@ class Nftables:
 
     def frame(self, view: NodeView) -> Iterator[Resource]:
         """A table and routes for each family of the cluster; 127.0.0.1 may be led to pods."""
+        algorithms = tuple(name for name in view.algorithms if name in (ROUND_ROBIN, SOURCE_HASH))
         for v6 in families(view):
             pods, own, ranges = (
                 tuple(cidr for cidr in cidrs if is_v6(cidr) == v6)
                 for cidrs in (view.network.pod_cidrs, view.me.pod_cidrs, view.network.proxy.service_cidrs)
             )
-            yield nft_chains.table(nft_chains.Settings(v6, pods, own, view.affinities, ranges, view.retries))
+            yield nft_chains.table(
+                nft_chains.Settings(v6, pods, own, view.affinities, ranges, view.retries, algorithms)
+            )
             yield from routes(view, v6)
             if not v6:
                 yield Sysctl("net/ipv4/conf/all/route_localnet", "1")
@@ -183,6 +187,17 @@ def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
     """The flows that must not stay. Every mode looks for what was its own: it may just have been left."""
     for mode in MODES.values():
         yield from mode.forget(view, plan)
+
+
+def least_loaded(view: NodeView, flows: Flows) -> Loads:
+    """The weights that connections ask for, of Services balanced by them."""
+    ports = (port for several in view.services.values() for port in several if port.algorithm == LEAST)
+    placed = (
+        (port, (nftables.PROTOCOLS[port.protocol], where.address, where.port))
+        for port in ports
+        for where in nftables.frontends(port, node_addresses(view, port.v6))
+    )
+    return loads(placed, flows)
 
 
 def _udp(view: NodeView) -> Iterator[tuple[str, int, str]]:

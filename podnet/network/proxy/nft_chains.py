@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from podnet.network.proxy.algorithms import COUNTERS, HASHED, ROUND_ROBIN, SOURCE_HASH, TURNS
 from podnet.network.value import Value
 from podnet.state.nft import NftTable
 from podnet.state.resource import TABLE_PREFIX
@@ -31,6 +32,8 @@ MASQUERADE = 0x8000
 SIZES = (*range(1, 129), *(1 << bits for bits in range(10, 17)))
 """Numbers of slots that there are chains for."""
 
+SEED = 0x706F646E
+
 EJECTED_SECONDS = 10
 """How long an endpoint that did not answer is passed over."""
 
@@ -42,7 +45,8 @@ class Settings(Value, frozen=True):
     """What the static part depends on, for one family.
 
     `pods` are the cluster's ranges and `own` this node's, `timeouts` the affinities in use (seconds), `service_cidrs`
-    where an address that no Service has is dropped; `retries`: some Service asks for them.
+    where an address that no Service has is dropped; `retries`: some Service asks for them; `algorithms`: those that
+    Services ask for (algorithms.py).
     """
 
     v6: bool
@@ -51,6 +55,7 @@ class Settings(Value, frozen=True):
     timeouts: tuple[int, ...] = ()
     service_cidrs: tuple[str, ...] = ()
     retries: bool = False
+    algorithms: tuple[str, ...] = ()
 
 
 def table(settings: Settings) -> NftTable:
@@ -98,11 +103,10 @@ def _chains(settings: Settings, ip: str, key: str) -> Iterator[str]:
     # An ICMP refusal that comes while connect() still holds the socket is heard only at the next SYN, a second later.
     yield from _chain("none", "meta l4proto tcp reject with tcp reset", "reject")
     yield from _chain("lost", "drop")
-    for size in SIZES:
-        pick = f"numgen random mod {size} map"
-        yield from _chain(f"n{size}", f"{_TRANSPORT} dnat {ip} to {key} . {pick} @endpoints")
-        yield from _chain(f"r{size}", f"{_TRANSPORT} dnat {ip} to {lane} . {pick} @routed")
-        yield from _chain(f"k{size}", f"meta priority set {lane} . {pick} @ids")
+    for way, pick in _picks(settings, ip):
+        yield from _chain(f"n{way}", f"{_TRANSPORT} dnat {ip} to {key} . {pick} map @endpoints")
+        yield from _chain(f"r{way}", f"{_TRANSPORT} dnat {ip} to {lane} . {pick} map @routed")
+        yield from _chain(f"k{way}", f"meta priority set {lane} . {pick} map @ids")
     mark = f"meta mark set meta mark | {MASQUERADE:#x}"
     yield from _chain("target", f"{_TRANSPORT} dnat {ip} to {key} . meta priority map @targets")
     yield from _chain("known", "meta mark set 0x0", f"{key} @masqueraded {mark}", "goto target")
@@ -132,6 +136,15 @@ def _chains(settings: Settings, ip: str, key: str) -> Iterator[str]:
         *((f"{ip} daddr {_set(settings.service_cidrs)} drop",) if settings.service_cidrs else ()),
     )
     yield from _hooks(settings, ip)
+
+
+def _picks(settings: Settings, ip: str) -> Iterator[tuple[str, str]]:
+    """(end of the chains' names, how a slot is picked). The seed is fixed, so that all nodes hash alike."""
+    yield from ((str(size), f"numgen random mod {size}") for size in SIZES)
+    if SOURCE_HASH in settings.algorithms:
+        yield "-hash", f"jhash {ip} saddr mod {HASHED} seed {SEED:#x}"
+    if ROUND_ROBIN in settings.algorithms:
+        yield from ((f"-turn-{counter}", f"numgen inc mod {TURNS}") for counter in range(COUNTERS))
 
 
 def _sticky(ip: str, key: str, seconds: int, side: str, pick: tuple[str, ...]) -> Iterator[str]:

@@ -18,6 +18,9 @@ from ipaddress import ip_network
 from math import gcd
 from zlib import crc32
 
+import msgspec
+
+from podnet.network.proxy.algorithms import RANDOM, ROUND_ROBIN, SOURCE_HASH, hashed, turns, way
 from podnet.network.proxy.nft_chains import FAMILIES, SIZES, TABLE
 from podnet.network.service_port import Endpoint, Frontend, ServicePort
 from podnet.state.nft import Element
@@ -93,8 +96,8 @@ def _lead(ip: str, port: ServicePort, key: str, where: str, choice: str) -> Iter
         yield Element(ip, TABLE, "inner-lanes", key, number(port, 0))
         yield from _ids(ip, port, key, 0, endpoints)
     else:
-        slots = spread(endpoints)
-        yield Element(ip, TABLE, where, key, f"goto n{len(slots)}")
+        slots = _slots(port, endpoints)
+        yield Element(ip, TABLE, where, key, f"goto n{way(port, len(slots))}")
         for slot, endpoint in enumerate(slots):
             yield Element(ip, TABLE, "endpoints", f"{key} . {slot}", _target(endpoint))
 
@@ -122,8 +125,8 @@ def _lane(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endp
     if not endpoints:
         yield Element(ip, TABLE, "lanes", place, _nowhere(port))
         return
-    slots = spread(endpoints)
-    yield Element(ip, TABLE, "lanes", place, f"goto r{len(slots)}")
+    slots = _slots(port, endpoints)
+    yield Element(ip, TABLE, "lanes", place, f"goto r{way(port, len(slots))}")
     for slot, endpoint in enumerate(slots):
         yield Element(ip, TABLE, "routed", f"{place} . {slot}", _target(endpoint))
 
@@ -148,14 +151,21 @@ def _by_id(port: ServicePort, side: str) -> str:
 
 
 def _ids(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endpoint, ...]) -> Iterator[Resource]:
-    slots, known, place = spread(endpoints), ids(port.endpoints), _place(port, key, lane)
-    yield Element(ip, TABLE, "picks", place, f"jump k{len(slots)}")
+    if retries(port) and port.algorithm == SOURCE_HASH:  # which would pick the same again
+        port = msgspec.structs.replace(port, algorithm=RANDOM)
+    slots, known, place = _slots(port, endpoints), ids(port.endpoints), _place(port, key, lane)
+    yield Element(ip, TABLE, "picks", place, f"jump k{way(port, len(slots))}")
     for slot, endpoint in enumerate(slots):
         yield Element(ip, TABLE, "ids", f"{place} . {slot}", known[endpoint])
     for endpoint in endpoints:
         yield Element(ip, TABLE, "targets", f"{key} . {known[endpoint]}", _target(endpoint))
         if retries(port):
             yield _member(ip, "retried", _target(endpoint))
+
+
+def _slots(port: ServicePort, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """The endpoint of each slot."""
+    return {SOURCE_HASH: hashed, ROUND_ROBIN: turns}.get(port.algorithm, spread)(endpoints)
 
 
 def spread(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
+from podnet.network.proxy.algorithms import ALGORITHMS, RANDOM
 from podnet.network.proxy.choice import Candidate, under_cluster, under_local
 from podnet.network.proxy.splitting import Choose, Labels, shares
 from podnet.network.service_port import Endpoint, Place, Segment, ServicePort
@@ -29,9 +30,12 @@ AFFINITY_ANNOTATION = "podnet.dev/affinity-of"
 RETRY_ANNOTATION = "podnet.dev/retry"
 """On a Service: "true" leads a connection that is refused or not answered to another endpoint."""
 
+ALGORITHM_ANNOTATION = "podnet.dev/algorithm"
+"""On a Service: one of algorithms.ALGORITHMS."""
+
 FALLBACK_ANNOTATION = "podnet.dev/local-fallback"
-"""On a Service with externalTrafficPolicy Local: "true" leads clients outside to other nodes' endpoints, as under policy
-Cluster and so with the node's own address, while this node has none. Without it they are dropped."""
+"""On a Service with externalTrafficPolicy Local: "true" leads clients outside to other nodes' endpoints, as under
+policy Cluster and so with the node's own address, while this node has none. Without it they are dropped."""
 
 RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
 AFFINITY_SECONDS = 10800
@@ -139,6 +143,7 @@ def _service_port(
         external=local if external_local else cluster,
         cluster=cluster,
         segments=tuple(_segments(split, found, v6, internal_local, external_local, (everywhere, here))),
+        algorithm=algorithm(service),
         retry=retried(service),
         anywhere=bool(cluster),
     )
@@ -198,6 +203,12 @@ def affinity(service: Service) -> int:
 def retried(service: Service) -> bool:
     """Whether a connection that fails goes to another endpoint."""
     return service.metadata.annotations.get(RETRY_ANNOTATION) == "true"
+
+
+def algorithm(service: Service) -> str:
+    """The algorithm that it asks for; an unknown one is as if it were not there (faults.py)."""
+    asked = service.metadata.annotations.get(ALGORITHM_ANNOTATION, RANDOM)
+    return asked if asked in ALGORITHMS else RANDOM
 
 
 def _falls_back(service: Service) -> bool:

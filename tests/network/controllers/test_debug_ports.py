@@ -70,7 +70,7 @@ def test_what_it_holds() -> None:
 
 
 def test_the_status_tells_where_and_until_when() -> None:
-    where = {"node": "n1", "address": "10.0.0.1", "expires": "2026-11-22T10:01:00Z"}
+    where: Any = {"node": "n1", "address": "10.0.0.1", "expires": "2026-11-22T10:01:00Z"}
     assert list(reconcile([lease()], *PLACES)) == [Patch(DEBUGPORTS, "default", "l", {"status": where}, "status")]
     assert list(reconcile([lease(**where)], *PLACES)) == []
     (gone,) = reconcile([lease(**where)], {}, {})

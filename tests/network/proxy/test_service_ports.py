@@ -296,7 +296,7 @@ class TestOutside:
         assert one(service(type="NodePort", load_balancer_source_ranges=("192.0.2.0/24",))).source_ranges is None
 
 
-FALLBACK = {"annotations": {FALLBACK_ANNOTATION: "true"}, "external_traffic_policy": "Local"}
+FALLBACK: dict[str, Any] = {"annotations": {FALLBACK_ANNOTATION: "true"}, "external_traffic_policy": "Local"}
 
 
 def test_local_without_a_hole() -> None:
