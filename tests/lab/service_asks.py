@@ -130,7 +130,8 @@ class Flow:
         try:
             self._socket.settimeout(2.0)
             self._socket.connect((ask.host, ask.port))
-            self.place: tuple[str, str, str] = (*map(str, self._socket.getsockname()[:2]), ask.host)
+            address, port = self._socket.getsockname()[:2]
+            self.place = (str(address), str(port), ask.host)
             self.server = self._socket.recv(2048).decode().split()[0] if ask.protocol == "tcp" else ""
         except BaseException:
             self.close()

@@ -312,8 +312,8 @@ class World:
                     asks[key] = [Ask(self.clients[client], host, port, protocol)] * times
         answers = iter(ask_all([ask for several in asks.values() for ask in several], self.mode.refusal + 0.3))
         heard = {key: [next(answers) for _ in several] for key, several in asks.items()}
-        words = {key: told(each, self.owner) for key, each in heard.items()}
-        wrong = [f"{key}: {words[key]}; not {wanted[key]}" for key in wanted if words[key] != wanted[key]]
+        said = {key: told(each, self.owner) for key, each in heard.items()}
+        wrong = [f"{key}: {said[key]}; not {wanted[key]}" for key in wanted if said[key] != wanted[key]]
         assert not wrong, "\n".join(["", *wrong])
         limit = self.mode.refusal
         slow = [key for key, each in heard.items() if any(a.error == "refused" and a.seconds > limit for a in each)]
