@@ -17,6 +17,7 @@ import msgspec
 from podnet.cli.output import emit, output_option, table
 from podnet.cli.target import AgentAway, Node, Target, endpoints, node_option, target_options
 from podnet.errors import UserError
+from podnet.network.proxy.algorithms import RANDOM
 from podnet.network.proxy.explain import Client, Meeting, client_at, explain
 from podnet.network.proxy.live import Live
 from podnet.network.proxy.shown import ServiceShown, ServicesShown
@@ -210,6 +211,7 @@ def _rows(name: str, meeting: Meeting, service: ServiceShown) -> Iterator[tuple[
             *(["ejected"] if live and address in live.ejected else []),
             *([f"affinity {meeting.affinity} s"] if meeting.affinity else []),
             *(["retry"] if meeting.retry else []),
+            *([meeting.algorithm] if meeting.algorithm != RANDOM else []),
             *([f"only from {', '.join(meeting.source_ranges)}"] if meeting.source_ranges else []),
         ]
         connections = live.connections.get(address, 0) if live else None

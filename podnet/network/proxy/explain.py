@@ -51,7 +51,7 @@ class Meeting(Value, frozen=True):
     """What new connections meet at a frontend. `why` explains what is no endpoint.
 
     `segment` are the CIDRs of the ServiceRoute's segment that decides, () for everybody else; `affinity` in seconds;
-    `source_ranges` who may come here at all, None: everybody.
+    `algorithm` picks among the endpoints; `source_ranges` who may come here at all, None: everybody.
     """
 
     port: str
@@ -65,6 +65,7 @@ class Meeting(Value, frozen=True):
     segment: tuple[str, ...] = ()
     affinity: int = 0
     retry: bool = False
+    algorithm: str = ""
     source_ranges: tuple[str, ...] | None = None
 
 
@@ -109,6 +110,7 @@ def _meeting(port: ServicePort, frontend: Frontend, part: Segment | None, who: C
     endpoints = _chosen(part or port, inner, who)
     outcome, why = _outcome(port, part, endpoints, inner, who, ranges)
     reached = outcome == "to"
+    picking = nftables.picked_by_id(port) if part is None and nftables.by_id(port) else port
     return Meeting(
         port=port.label,
         protocol=port.protocol,
@@ -117,10 +119,11 @@ def _meeting(port: ServicePort, frontend: Frontend, part: Segment | None, who: C
         number=frontend.port,
         outcome=outcome,
         why=why,
-        shares=_shares(endpoints, who, _hidden(port, inner, who, around)) if reached else (),
+        shares=_shares(picking, endpoints, who, _hidden(port, inner, who, around)) if reached else (),
         segment=part.sources if part else (),
         affinity=port.affinity if reached and not part else 0,
         retry=reached and not part and nftables.retries(port),
+        algorithm=picking.algorithm if reached else "",
         source_ranges=ranges,
     )
 
@@ -161,8 +164,8 @@ def _hidden(port: ServicePort, inner: bool, who: Client, around: Surroundings) -
     return not port.external_local
 
 
-def _shares(endpoints: tuple[Endpoint, ...], who: Client, hidden: bool) -> tuple[Share, ...]:
-    slots = nftables.spread(endpoints)
+def _shares(port: ServicePort, endpoints: tuple[Endpoint, ...], who: Client, hidden: bool) -> tuple[Share, ...]:
+    slots = nftables.slots(port, endpoints)
     return tuple(
         Share(each, 100 * times / len(slots), hidden or (each.local and each.address == who.address))
         for each, times in Counter(slots).items()

@@ -96,9 +96,9 @@ def _lead(ip: str, port: ServicePort, key: str, where: str, choice: str) -> Iter
         yield Element(ip, TABLE, "inner-lanes", key, number(port, 0))
         yield from _ids(ip, port, key, 0, endpoints)
     else:
-        slots = _slots(port, endpoints)
-        yield Element(ip, TABLE, where, key, f"goto n{way(port, len(slots))}")
-        for slot, endpoint in enumerate(slots):
+        each_slot = slots(port, endpoints)
+        yield Element(ip, TABLE, where, key, f"goto n{way(port, len(each_slot))}")
+        for slot, endpoint in enumerate(each_slot):
             yield Element(ip, TABLE, "endpoints", f"{key} . {slot}", _target(endpoint))
 
 
@@ -125,9 +125,9 @@ def _lane(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endp
     if not endpoints:
         yield Element(ip, TABLE, "lanes", place, _nowhere(port))
         return
-    slots = _slots(port, endpoints)
-    yield Element(ip, TABLE, "lanes", place, f"goto r{way(port, len(slots))}")
-    for slot, endpoint in enumerate(slots):
+    each_slot = slots(port, endpoints)
+    yield Element(ip, TABLE, "lanes", place, f"goto r{way(port, len(each_slot))}")
+    for slot, endpoint in enumerate(each_slot):
         yield Element(ip, TABLE, "routed", f"{place} . {slot}", _target(endpoint))
 
 
@@ -151,11 +151,10 @@ def _by_id(port: ServicePort, side: str) -> str:
 
 
 def _ids(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endpoint, ...]) -> Iterator[Resource]:
-    if retries(port) and port.algorithm == SOURCE_HASH:  # which would pick the same again
-        port = msgspec.structs.replace(port, algorithm=RANDOM)
-    slots, known, place = _slots(port, endpoints), ids(port.endpoints), _place(port, key, lane)
-    yield Element(ip, TABLE, "picks", place, f"jump k{way(port, len(slots))}")
-    for slot, endpoint in enumerate(slots):
+    port = picked_by_id(port)
+    each_slot, known, place = slots(port, endpoints), ids(port.endpoints), _place(port, key, lane)
+    yield Element(ip, TABLE, "picks", place, f"jump k{way(port, len(each_slot))}")
+    for slot, endpoint in enumerate(each_slot):
         yield Element(ip, TABLE, "ids", f"{place} . {slot}", known[endpoint])
     for endpoint in endpoints:
         yield Element(ip, TABLE, "targets", f"{key} . {known[endpoint]}", _target(endpoint))
@@ -163,7 +162,13 @@ def _ids(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endpo
             yield _member(ip, "retried", _target(endpoint))
 
 
-def _slots(port: ServicePort, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+def picked_by_id(port: ServicePort) -> ServicePort:
+    """As ids are picked: a hash would pick the same again, so with retries it is chance."""
+    again = retries(port) and port.algorithm == SOURCE_HASH
+    return msgspec.structs.replace(port, algorithm=RANDOM) if again else port
+
+
+def slots(port: ServicePort, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     """The endpoint of each slot."""
     return {SOURCE_HASH: hashed, ROUND_ROBIN: turns}.get(port.algorithm, spread)(endpoints)
 

@@ -9,10 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from podnet.network.proxy.algorithms import ALGORITHMS, SOURCE_HASH
 from podnet.network.proxy.explain import Client, Meeting, Surroundings, client_at, explain
-from podnet.network.proxy.nftables import PROTOCOLS
-from podnet.network.service_port import Endpoint, ServicePort
-from tests.network.proxy.meeting import AFFINITY, FOUR, SIX, Family, family, machine, node_addresses, service_port
+from podnet.network.proxy.nftables import PROTOCOLS, elements, ids, number
+from podnet.network.service_port import Endpoint, Segment, ServicePort
+from podnet.state.nft import Element
+from tests.network.proxy.meeting import (
+    AFFINITY,
+    FOUR,
+    SIX,
+    Family,
+    endpoints,
+    family,
+    machine,
+    node_addresses,
+    service_port,
+)
 from tests.network.proxy.nft_machine import Machine, Packet, Seen
 from tests.network.proxy.test_nftables import PORTS
 
@@ -118,6 +130,34 @@ def test_why_there_is_no_endpoint(port: ServicePort, who: Client, scope: str, ou
     assert found.outcome == outcome
     assert word in found.why
     assert bool(found.shares) == (outcome == "to")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("retry", [False, True])
+def test_other_ways_to_pick_than_chance(algorithm: str, retry: bool) -> None:
+    """Their shares are those of the slots that are rendered."""
+    weighed = tuple(replace(each, weight=1 + n) for n, each in enumerate(endpoints(FOUR, 1, 3)))
+    port = service_port(internal=weighed, algorithm=algorithm, retry=retry, split=True)
+    made = list(elements(port, node_addresses(FOUR)))
+    for where in (each for each in meetings(port, Client("pod")) if each.scope == "cluster"):
+        lane = number(port, port.segments.index(_segment(port, where)) + 1 if where.segment else 0)
+        held = "routed" if where.segment else "ids" if retry else "endpoints"
+        start = f"{FOUR.cluster_ip} . 6 . 80 . " if held == "endpoints" else f"{FOUR.cluster_ip} . 80 . {lane} . "
+        slots = Counter(
+            each.value
+            for each in made
+            if isinstance(each, Element) and each.set == held and each.element.startswith(start)
+        )
+        known = ids(port.endpoints)
+        for share in where.shares:
+            target = known[share.endpoint] if held == "ids" else f"{share.endpoint.address} . {share.endpoint.port}"
+            assert share.percent == 100 * slots[target] / slots.total()
+        assert len(slots) == len(where.shares)
+        assert where.algorithm == ("random" if held == "ids" and algorithm == SOURCE_HASH else algorithm)
+
+
+def _segment(port: ServicePort, where: Meeting) -> Segment:
+    return next(each for each in port.segments if each.sources == where.segment)
 
 
 def test_an_empty_segment() -> None:
