@@ -76,4 +76,7 @@ class Ejections:
                 self._tell(Problem(f"Service/{namespace}/{name}", "EndpointEjected", message))
         counts = Counter(service for service, _ in found)
         for service in {service for service, _ in before | found}:
-            metrics.EJECTED.labels("/".join(service)).set(counts[service])
+            if self._agent.view is not None and service in self._agent.view.services:
+                metrics.EJECTED.labels("/".join(service)).set(counts[service])
+            else:
+                metrics.EJECTED.remove("/".join(service))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from msgspec.structs import replace
 
 from podnet.agent import metrics
 from podnet.agent.agent import Agent
@@ -115,6 +116,15 @@ async def test_when_retries_end_nothing_is_ejected_any_more(desk: Desk) -> None:
     await desk.agent._pass()
     await desk.ejections.look()
     assert number(desk, "podnet_service_ejected") == 0
+
+
+async def test_a_service_that_is_gone_is_no_longer_measured(desk: Desk) -> None:
+    await desk.look(FIRST)
+    ((_, name),) = desk.world.services
+    desk.world = replace(desk.world, services={})
+    await desk.agent._pass()
+    await desk.ejections.look()
+    assert metrics.REGISTRY.get_sample_value("podnet_service_ejected", {"service": f"default/{name}"}) is None
 
 
 async def test_a_kernel_that_does_not_answer_changes_nothing(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

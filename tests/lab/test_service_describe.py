@@ -143,6 +143,38 @@ def events(live: LiveLab, reason: str, seconds: float) -> list[dict[str, Any]]:
     return found()
 
 
+def test_metrics_have_kube_proxys_names(live: LiveLab) -> None:
+    def metric(name: str) -> float:
+        page = live.run("node1", "curl -s http://127.0.0.1:10249/metrics")
+        found = [line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith(f"kubeproxy_{name}")]
+        return sum(map(float, found))
+
+    known = ("service_changes_total", "endpoint_changes_total", "last_timestamp_seconds", "duration_seconds_count")
+    before = {name: metric(f"sync_proxy_rules_{name}") for name in known}
+    programmed = metric("network_programming_duration_seconds_count")
+    assert metric("sync_proxy_rules_no_local_endpoints_total") == 0
+    away = next(pod for n in range(1, 10) if (pod := live.place(f"web-{n}")).node != "node1")
+    make(live, "local", selector=None, internalTrafficPolicy="Local", ipFamilyPolicy="SingleStack")
+    slice_ = {
+        "metadata": {
+            "name": "local-1",
+            "namespace": "demo",
+            "labels": {SERVICE_NAME: "local"},
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2024-01-01T00:00:00Z"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [away.addresses[0]], "nodeName": away.node, "conditions": {"ready": True}}],
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+    }
+    live.api(lambda api: api.create(ENDPOINTSLICES, slice_, into=dict))
+    until(lambda: metric("sync_proxy_rules_no_local_endpoints_total") == 1, "it is counted as without an endpoint", 5)
+    until(lambda: metric("network_programming_duration_seconds_count") > programmed, "the change is timed", 5)
+    assert all(metric(f"sync_proxy_rules_{name}") > before[name] for name in known)
+    assert metric("sync_proxy_rules_nftables_sync_failures_total") == 0
+    dropped = described(live, "local", "--node", "node1")["meetings"][0]
+    assert (dropped["outcome"], "internalTrafficPolicy is Local" in dropped["why"]) == ("dropped", True)
+
+
 def test_what_two_services_want_is_said_and_both_go_on(live: LiveLab) -> None:
     make(live, "first", externalIPs=["203.0.113.7"])
     ready(live, "first", 9)
