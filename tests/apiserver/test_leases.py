@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from podnet.apiserver import controllers
-from podnet.objects.kinds import DEBUGPORTS, EVENTS, EXTERNALPODS, NODES, PODS, SERVICES
+from podnet.apiserver.allocation import Allocation
+from podnet.apiserver.database import Database
+from podnet.apiserver.lifecycle import DeleteOptions
+from podnet.apiserver.records import Selection
+from podnet.apiserver.registry import Registry
+from podnet.apiserver.status import ApiError
+from podnet.apiserver.store import Store
+from podnet.apiserver.strategic import strategic_merge
+from podnet.network.controllers.node_ports import PortRange
+from podnet.network.controllers.service_ips import Range
+from podnet.objects.kinds import DEBUGPORTS, EVENTS, EXTERNALPODS, NAMESPACES, NODES, PODS, SERVICES
 from podnet.objects.leases import EXTERNAL_ANNOTATION
 from tests.apiserver import documents as make
 from tests.apiserver.conftest import MEMORY, TABLE, Api, serving, until
@@ -172,3 +185,60 @@ async def test_wrong_debug_ports(api: Api, change: dict[str, Any], field: str) -
     await api.create(PODS, labelled(nodeName="n1"))
     code, answer = await api.ask("POST", DEBUGPORTS.path("default"), make.debug_port(**change))
     assert (code, field) == (422, answer["details"]["causes"][0]["field"])
+
+
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["service", "pod", "lease", "change"]), st.booleans(), st.integers(0, 3)), max_size=40
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(operations=OPERATIONS)
+def test_no_number_is_ever_given_twice(operations: list[tuple[str, bool, int]]) -> None:
+    """Services, pods and leases come and go at once, of a range that is too small for all of them."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        asyncio.run(_history(Path(folder), operations))
+
+
+async def _history(folder: Path, operations: list[tuple[str, bool, int]]) -> None:
+    store = Store(Database(str(folder / "test.db")))
+    try:
+        allocation = Allocation(store, [Range.parse("10.96.0.0/24")], PortRange(30000, 30005))
+        registry = Registry(store, lambda: make.NOW, allocation)
+        await registry.create(NAMESPACES, "", make.namespace("default"))
+        await registry.create(NODES, "", make.node())
+        await registry.create(EXTERNALPODS, "default", make.external_pods())
+        await registry.create(PODS, "default", labelled("web", nodeName="n1"))
+        await asyncio.gather(*(_do(registry, *each) for each in operations))
+        held = dict(allocation.ledger.holds)
+        assert [found async for found in allocation.repair()] == []
+        assert allocation.ledger.holds == held, "the ledger is what is stored"
+        numbers = [token for tokens in held.values() for token in tokens if token.kind == "port"]
+        assert len(numbers) == len(set(numbers))
+        stored = [each.document() for each in registry.list(Selection("pods", "default")).records]
+        given_out = [each["port"] for pod in stored for each in external(pod)]
+        assert {*given_out} <= {token.number for token in numbers}
+    finally:
+        store.close()
+
+
+async def _do(registry: Registry, what: str, come: bool, number: int) -> None:
+    kind, document = {
+        "service": (SERVICES, make.service(f"s{number}", type="NodePort")),
+        "pod": (PODS, labelled(f"p{number}", **({"nodeName": "n1"} if number % 2 else {}))),
+        "lease": (DEBUGPORTS, make.debug_port(f"l{number}")),
+        "change": (PODS, {}),
+    }[what]
+    try:
+        if what == "change":
+            label = {"metadata": {"labels": {"app": "web" if come else "other"}}}
+            await registry.patch(PODS, "default", f"p{number}", lambda old: strategic_merge(old, label))
+            await registry.bind("default", f"p{number}", "n1")
+        elif come:
+            await registry.create(kind, "default", document)
+        else:
+            options = DeleteOptions(grace_period_seconds=0)
+            await registry.delete(kind, "default", document["metadata"]["name"], options)
+    except ApiError as error:
+        if error.reason not in ("AlreadyExists", "NotFound", "Conflict") and "range is full" not in str(error):
+            raise

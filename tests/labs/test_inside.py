@@ -9,6 +9,7 @@ import pytest
 from podnet.lab import inside
 from podnet.objects.codec import convert
 from podnet.objects.core import Container
+from podnet.objects.leases import EXTERNAL_ANNOTATION
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.services import Service, ServicePort, ServiceSpec
 from tests.labs.values import container, pod
@@ -235,3 +236,13 @@ def test_expansion(text: str, expanded: str) -> None:
 )
 def test_command(fields: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert inside.command(first({"name": "x", **fields}), {"X": "5"}) == expected
+
+
+def test_a_pod_is_told_where_it_is_reached_from_outside() -> None:
+    text = '[{"name": "rpc-v2", "address": "10.0.0.1", "port": 30001, "containerPort": 20880, "protocol": "TCP"}]'
+    told = pod(metadata={"annotations": {EXTERNAL_ANNOTATION: text}})
+    env = [{"name": "REGISTER", "value": "$(PODNET_EXTERNAL_RPC_V2_ADDRESS):$(PODNET_EXTERNAL_RPC_V2_PORT)"}]
+    found = inside.environment(told, first(container(env=env)), IPS, HOST_IPS)
+    assert found["REGISTER"] == "10.0.0.1:30001"
+    spoilt = pod(metadata={"annotations": {EXTERNAL_ANNOTATION: "[{]"}})
+    assert inside.external(spoilt) == inside.external(pod()) == {}
