@@ -42,6 +42,11 @@ LISTED = ("NAMESPACE", "NAME", "TYPE", "MODE", "FRONTENDS", "READY", "PROBLEMS")
 MET = ("FRONTEND", "KIND", "FROM", "ENDPOINT", "SHARE", "SEES", "CONNECTIONS", "REMARK")
 STAYS = ("CLIENT", "ENDPOINT", "PORT")
 KINDS = {"cluster": "cluster", "external": "external IP", "balancer": "load balancer", "node": "node port"}
+UNLIKE = {
+    "iptables": "mode iptables knows no weights, segments and retries",
+    "userspace": "mode userspace takes turns, endpoints always see the node, and connections are not counted",
+}
+NOBODY = "spec.proxy.mode is none, so whatever serves Services here is not podnet"
 NODE_SEES = ("client", "node")
 
 
@@ -174,10 +179,10 @@ def _text(shown: ServicesShown, service: ServiceShown, met: list[tuple[str, Meet
     yield f"Service {service.namespace}/{service.name}, type {service.type}, on {shown.node} in mode {shown.mode}"
     yield f"{service.ready} of {service.total} endpoints are ready; {held[service.held]}"
     yield from (f"{problem.object}: {problem.message}" for problem in service.problems)
-    if shown.mode not in ("nftables", "none"):
-        yield f"what follows is how mode nftables does it, mode {shown.mode} knows part of it"
+    if shown.mode in UNLIKE:
+        yield f"what follows is how mode nftables does it; {UNLIKE[shown.mode]}"
     if not met:
-        yield f"no frontend leads here: {_why_none(service)}"
+        yield f"no frontend leads here: {NOBODY if shown.mode == 'none' else _why_none(service)}"
         return
     yield "\n" + table(MET, (row for name, meeting in met for row in _rows(name, meeting, service)))
     stays = [

@@ -135,6 +135,21 @@ def test_services_without_a_frontend(podnet: Podnet, agent: Agent, more: dict[st
     assert why in out
 
 
+@pytest.mark.parametrize(
+    ("mode", "port", "word"),
+    [
+        ("iptables", PORT, "mode iptables knows no weights"),
+        ("userspace", PORT, "endpoints always see the node"),
+        ("none", None, "spec.proxy.mode is none"),
+    ],
+)
+def test_other_modes(podnet: Podnet, agent: Agent, mode: str, port: ServicePort | None, word: str) -> None:
+    agent(**{ONE: said(port) | {"mode": mode}})
+    code, out, _ = podnet("service", "describe", "web", "-n", "demo")
+    assert code == 0
+    assert word in out
+
+
 def test_of_the_other_family(podnet: Podnet, agent: Agent) -> None:
     agent(attachments={"attachments": []}, **{ONE: said()})
     assert "IP family" in podnet("service", "describe", "web", "-n", "demo", "--from", "fd00::1")[1]
