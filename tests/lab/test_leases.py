@@ -38,7 +38,10 @@ def there() -> Iterator[World]:
 
 def start(there: World, name: str, node: str) -> Place:
     command = [*TALK, "serve", name, str(PORT)]
-    return there.live.pod(name, node, labels={"app": "rpc"}, command=command)
+    made = there.live.pod(name, node, labels={"app": "rpc"}, command=command)
+    direct = [Ask(there.clients["near"], made.addresses[0], PORT)]
+    until(lambda: ask_all(direct)[0].server == name, f"{name} listens")
+    return made
 
 
 def external(there: World, pod: str) -> dict[str, dict[str, Any]]:
