@@ -79,7 +79,7 @@ def selects(external: ExternalPods, pod: Pod) -> bool:
 
 def _address(node: Node | None, which: str) -> str:
     """External ones are few: without one it is the node's own."""
-    for kind in (ADDRESS_TYPES[which], ADDRESS_TYPES["node"]):
+    for kind in (ADDRESS_TYPES.get(which, ""), ADDRESS_TYPES["node"]):
         for entry in node.status.addresses if node else ():
             if entry.type == kind:
                 return entry.address
