@@ -83,14 +83,25 @@ def test_a_client_stays_with_its_hash_while_others_come_and_go(there: World, v6:
         assert heard == servers(there, "outside-1", service.balancer(v6), times=1)[0], "all nodes choose alike"
 
 
-def test_hashing_holds_for_outside_clients_under_policy_local(there: World) -> None:
-    service = there.service("hashlocal", *SERVERS, type="NodePort", externalTrafficPolicy="Local")
-    annotate(there, "hashlocal", algorithm=SOURCE_HASH)
-    node1 = there.live.lab.node("node1").addresses[0]
+@FAMILIES
+@pytest.mark.parametrize("algorithm", [SOURCE_HASH, ROUND_ROBIN])
+def test_policy_local_and_affinity_have_lanes_of_their_own(there: World, v6: bool, algorithm: str) -> None:
+    """Those outside under policy Local are led by other chains, and so is who is new under affinity."""
+    ending = f"{algorithm[0]}{6 if v6 else 4}"
+    local = there.service(f"local-{ending}", *SERVERS, type="NodePort", externalTrafficPolicy="Local")
+    sticky = there.service(f"sticky-{ending}", *SERVERS, sessionAffinity="ClientIP")
+    for service in (local, sticky):
+        annotate(there, service.name, algorithm=algorithm)
+    node1 = there.live.lab.node("node1").addresses[v6]
     for client in ("outside", "stranger"):
-        heard = set(servers(there, client, node1, service.node_port, 20))
-        assert len(heard) == 1
-        assert heard <= {"a", "a2"}
+        heard = servers(there, client, node1, local.node_port, 20)
+        assert set(heard) <= {"a", "a2"}
+        assert Counter(heard)[heard[0]] == (20 if algorithm == SOURCE_HASH else 10)
+    for client in ("near", "far"):
+        assert len(set(servers(there, client, sticky.cluster(v6), times=10))) == 1
+    if algorithm == ROUND_ROBIN:
+        new = [servers(there, client, sticky.cluster(v6), times=1)[0] for client in ("a", "a2", "node1")]
+        assert len({*new, servers(there, "near", sticky.cluster(v6), times=1)[0]}) > 1, "those who are new take turns"
 
 
 @contextmanager
