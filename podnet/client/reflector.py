@@ -57,7 +57,7 @@ class Informers:
     def cluster(self) -> Cluster:
         """The newest snapshot; the same object as before if nothing changed."""
         for plural in self._stale:
-            self._cluster = self._cluster.with_objects(plural, dict(self._informers[plural].store.objects))
+            self._cluster = self._cluster.with_objects(plural, self._informers[plural].store.snapshot())
         self._stale.clear()
         return self._cluster
 

@@ -17,7 +17,7 @@ Versions are compared as integers, as Kubernetes defines them since KEP-5504; ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -27,6 +27,7 @@ from podnet.objects.cluster import Key
 from podnet.objects.codec import InvalidObject, decode
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object
+from podnet.state.difference import replaced
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -99,6 +100,24 @@ class Store:
         self.problems: dict[Key, Problem] = {}
         self.version = ""
         self._report = report
+        self._last: Mapping[Key, Object] = {}
+        self._touched: dict[Key, None] | None = {}
+
+    def snapshot(self) -> Mapping[Key, Object]:
+        """The objects as they are now, in a mapping that stays so. It is made from the last one, and knows what differs
+        unless a list came in between."""
+        if self._touched is None:
+            made: Mapping[Key, Object] = dict(self.objects)
+        else:
+            fresh = {key: self.objects[key] for key in self._touched if key in self.objects}
+            gone = [key for key in self._touched if key not in self.objects and key in self._last]
+            made = replaced(self._last, fresh, gone)
+        self._last, self._touched = made, {}
+        return made
+
+    def _touch(self, key: Key) -> None:
+        if self._touched is not None:
+            self._touched[key] = None
 
     def add_page(self, listing: Listing, version: str, items: Iterable[bytes]) -> None:
         """Decode one page into a listing; the bytes are not kept."""
@@ -131,6 +150,7 @@ class Store:
             if self.problems.get(key) != problem:
                 self._report(problem)
         old, self.objects = self.objects, listing.objects
+        self._touched = None
         self.problems = listing.problems
         self.version = listing.version
         return len(old) != len(self.objects) or any(old.get(key) is not new for key, new in self.objects.items())
@@ -149,6 +169,7 @@ class Store:
                 self._advance(identity.resource_version)
                 key = (identity.namespace, identity.name)
                 self.problems.pop(key, None)
+                self._touch(key)
                 return self.objects.pop(key, None) is not None
             case "BOOKMARK":
                 self._advance(self._identity(event.object).resource_version)
@@ -170,6 +191,7 @@ class Store:
         if old is not None and same(old, new):
             return False
         self.objects[key] = new
+        self._touch(key)
         return True
 
     def _reject(self, document: bytes, error: InvalidObject) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from podnet.network import bandwidth, forwarding, hostports, leases, masquerade, migration, pods
-from podnet.network.memo import Memo, each, forget, recall
+from podnet.network.memo import Memo, each, forget, joined, recall
 from podnet.network.proxy import announce
 from podnet.network.proxy import feature as proxy
 from podnet.network.service_port import ServicePort
@@ -53,16 +53,15 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     memo = {} if memo is None else memo
     parts = (view.me, view.peers, view.network, view.facts, view.affinities, view.retries, view.borne, view.algorithms)
     node = recall(memo, "desired", parts, lambda: _without_pods(view))
-    units: dict[Unit, tuple[Resource, ...]] = dict(
-        each(
-            memo,
-            "served",
-            (node,),
-            (view.services,),
-            lambda key: tuple(_service(node, view.services[key])),
-            lambda key: ("service", *key),
-        )
+    served: Desired = each(
+        memo,
+        "served",
+        (node,),
+        (view.services,),
+        lambda key: tuple(_service(node, view.services[key])),
+        lambda key: ("service", *key),
     )
+    units: dict[Unit, tuple[Resource, ...]] = {}
     for name, feature in NODE_FEATURES.items():
         units[name,] = recall(memo, (name,), (node,), lambda feature=feature: tuple(feature(node)))  # type: ignore[misc]
     units["together",] = proxy.together(node, view.services, memo)
@@ -72,7 +71,7 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
         made = recall(memo, unit, (node, attachment, own), lambda it=attachment, own=own: tuple(_pod(node, it, own)))  # type: ignore[misc]
         units[unit] = made
     forget(memo, "pod", units)
-    return units
+    return joined(memo, "units", served, units)
 
 
 def node_state(units: Desired) -> NodeState:

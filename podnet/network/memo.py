@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from typing import TypeVar, cast
 
-from podnet.state.difference import changes
+from podnet.state.difference import changes, replaced
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -69,10 +69,27 @@ def _made_again(
         made = make(key)
         if place not in result or result[place] != made:
             fresh[place] = made
+    return replaced(result, fresh, gone) if fresh or gone else result
+
+
+def joined(memo: Memo, name: str, *parts: Mapping[K, T]) -> Mapping[K, T]:
+    """All parts as one mapping; no key is in two. The very same one as last time when nothing changed."""
+    last = memo.get(name)
+    before, result = cast("tuple[tuple[Mapping[K, T], ...], Mapping[K, T]]", last or ((), {}))
+    if len(before) != len(parts):
+        before = ({},) * len(parts)
+    fresh: dict[K, T] = {}
+    gone: list[K] = []
+    for now, then in zip(parts, before, strict=True):
+        for key in changes(now, then):
+            if key in now:
+                fresh[key] = now[key]
+            else:
+                gone.append(key)
+    gone = [key for key in gone if key not in fresh]
     if fresh or gone:
-        result = result | fresh  # in place: what keeps the order of keys is compared faster
-    for place in gone:
-        del result[place]
+        result = replaced(result, fresh, gone)
+    memo[name] = (parts, result)
     return result
 
 
@@ -81,8 +98,6 @@ def group(memo: Memo, name: str, members: Mapping[K, T], by: Callable[[T], U | N
     last = memo.get(name)
     before, groups = cast("tuple[Mapping[K, T], dict[U, Mapping[K, T]]]", (*last[0], last[1])) if last else ({}, {})
     touched = changes(members, before)
-    if touched:
-        groups = dict(groups)
     moved: dict[U, dict[K, T]] = {}
     for key in touched:
         for member in (before.get(key), members.get(key)):
@@ -92,9 +107,10 @@ def group(memo: Memo, name: str, members: Mapping[K, T], by: Callable[[T], U | N
                 kept.pop(key, None)
                 if member is members.get(key):
                     kept[key] = cast("T", member)
-    groups.update(moved)  # in place: what keeps the order of keys is compared faster
-    for place in [place for place, kept in moved.items() if not kept]:
-        del groups[place]
+    gone = [place for place, kept in moved.items() if not kept]
+    fresh = {place: kept for place, kept in moved.items() if kept}
+    if moved:
+        groups = replaced(groups, fresh, filter(groups.__contains__, gone))
     memo[name] = ((members,), groups)
     return groups
 

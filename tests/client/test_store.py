@@ -6,12 +6,15 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from podnet.client.errors import ApiError
 from podnet.client.store import Disorder, Listing, Problem, Store, older, same
 from podnet.objects.core import Node
 from podnet.objects.kinds import NODES
 from podnet.objects.meta import Object
+from podnet.state.difference import changes
 
 Document = dict[str, Any]
 
@@ -223,3 +226,22 @@ def test_the_first_list_and_an_empty_cluster_raise_no_doubt() -> None:
 def test_invalid_objects_count_as_held_in_a_list() -> None:
     store, _ = filled(node("a", 1))
     assert store.doubt(listing(store, 11, invalid("a", 11))) == ""
+
+
+@given(st.lists(st.sampled_from(["MODIFIED a", "MODIFIED b", "ADDED c", "DELETED a", "DELETED c", "list", "look"])))
+def test_a_snapshot_stays_and_knows_what_differs(story: list[str]) -> None:
+    store, _ = filled(node("a", 1), node("b", 2))
+    last, then, version = store.snapshot(), dict(store.objects), 10
+    for step in [*story, "look"]:
+        version += 1
+        kind, _, name = step.partition(" ")
+        if step == "list":
+            store.take(listing(store, version, node("a", version, f"10.1.{version}.0/24")))
+        elif name:
+            store.apply(event(kind, node(name, version, f"10.0.{version}.0/24")))
+        else:
+            now = store.snapshot()
+            assert dict(now) == dict(store.objects)
+            assert set(changes(now, last)) == set(changes(dict(now), dict(last)))
+            assert dict(last) == then
+            last, then = now, dict(now)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podnet.network.memo import Memo, each, forget, group, recall
+from podnet.network.memo import Memo, each, forget, group, joined, recall
 from podnet.state.difference import changes
 
 
@@ -146,3 +146,24 @@ def test_groups_of_a_whole_batch() -> None:
     second = {"a": first["a"], "b": Thing(3), "e": Thing(2)}
     found = group(memo, "g", second, lambda thing: thing.says)
     assert found == {2: {"a": first["a"], "e": second["e"]}, 3: {"b": second["b"]}}
+
+
+PARTS = st.tuples(*(st.dictionaries(st.sampled_from(keys), st.integers(1, 3)) for keys in ("ab", "cd")))
+
+
+@given(st.lists(PARTS, max_size=6))
+def test_joined_is_all_parts_and_stays_while_they_do(history: list[tuple[dict[str, int], dict[str, int]]]) -> None:
+    memo: Memo = {}
+    before: Mapping[str, int] = {}
+    for parts in history:
+        made = joined(memo, "all", *parts)
+        assert made == parts[0] | parts[1]
+        assert sorted(changes(made, before)) == sorted(changes(dict(made), dict(before)))
+        assert joined(memo, "all", *map(dict, parts)) is made
+        before = made
+
+
+def test_joined_lets_a_key_change_its_part() -> None:
+    memo: Memo = {}
+    joined(memo, "all", {"a": 1}, {"b": 2})
+    assert joined(memo, "all", {"b": 2}, {"a": 1}) == {"a": 1, "b": 2}
