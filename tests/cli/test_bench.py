@@ -20,7 +20,8 @@ from podnet.errors import UserError
 def test_list_names_every_suite() -> None:
     listed = CliRunner().invoke(command, ["--list"])
     assert listed.exit_code == 0
-    assert [line.split()[0] for line in listed.output.splitlines()[1:]] == list(SUITES) == ["cni", "path", "plan", "services"]
+    named = [line.split()[0] for line in listed.output.splitlines()[1:]]
+    assert named == list(SUITES) == ["cni", "path", "plan", "services"]
 
 
 def test_list_as_json() -> None:
