@@ -303,10 +303,10 @@ class Watched(NamedTuple):
     seconds: float
 
     def lossless(self, why: object = "") -> None:
-        """It must have probed at its rate all the time, and lost nothing."""
+        """It must have lost nothing, and probed all the time, if not at its full rate on a machine that is busy."""
         found = self.document
         assert (found["lost"], found["failed"], found["bursts"]) == (0, [], []), f"{json.dumps(found)[:4000]}\n{why}"
-        assert found["probes"] > 0.6 * 1000 * self.seconds, f"{found['probes']} probes in {self.seconds} s"
+        assert found["probes"] > 0.3 * 1000 * self.seconds, f"{found['probes']} probes in {self.seconds} s"
 
 
 @contextmanager

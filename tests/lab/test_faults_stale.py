@@ -183,7 +183,7 @@ def remove(live: LiveLab, node: str) -> None:
     words = [PODNET, "lab", "remove-node", "--name", live.name, node]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as removing:
         until(lambda: node not in [each.name for each in live.lab.nodes], f"{node} is drained", 20)
-        for program in ("agent", "kubelet"):
+        for program in ("agent", "kubelet", "proxy"):
             live.kill(f"{program}-{node}")
         said, _ = removing.communicate(timeout=20)
         assert removing.returncode == 0, said

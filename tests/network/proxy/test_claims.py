@@ -159,7 +159,7 @@ HISTORIES = st.lists(SERVICES | st.sampled_from(NAMES), max_size=8)
 """A Service comes or changes, or the one of a name goes."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(HISTORIES)
 def test_whatever_is_asked_for_nothing_conflicts_and_memory_changes_nothing(history: list[Service | str]) -> None:
     memo: Memo = {}

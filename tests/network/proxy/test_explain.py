@@ -61,7 +61,7 @@ def said(where: Meeting, slots: int) -> Counter[Seen]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(PORTS, st.booleans(), st.booleans())
 def test_explanation_and_chains_agree(port: ServicePort, everywhere: bool, all_ranges: bool) -> None:
     net, made = family(port), machine(port, everywhere=everywhere, all_ranges=all_ranges)
