@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from podnet.kernel.monitor import Event, Monitor
 
-PAUSE = 0.03
+PAUSE = 0.1
 """Seconds between two readings; the sockets hold what comes in many of these."""
 
 
