@@ -42,6 +42,7 @@ class Reconciler:
         """Kinds to read again; None means everything."""
         self.actual: dict[Key, Resource] = {}
         self._attempted: Units = {}
+        self._polled: tuple[Units, list[Resource]] = ({}, [])
         self._unsettled: frozenset[Unit] = frozenset()
 
     def distrust(self, kinds: Iterable[str] | None = None) -> None:
@@ -75,7 +76,9 @@ class Reconciler:
 
     def poll(self, kind: str, units: Units) -> bool:
         """Look at a kind that sends no events (sysctls); True when it drifted."""
-        wanted = {r.key: r for resources in units.values() for r in resources if type(r).__name__ == kind}
+        if self._polled[0] is not units:  # there may be a hundred thousand resources, and nothing new among them
+            self._polled = units, [r for resources in units.values() for r in resources if type(r).__name__ == kind]
+        wanted = {resource.key: resource for resource in self._polled[1]}
         seen = self.dataplane.read(wanted, frozenset({kind}))
         drifted = any(key in self.actual and self.actual[key].changes(value) for key, value in seen.items())
         if drifted:
