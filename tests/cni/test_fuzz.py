@@ -114,7 +114,7 @@ def outcome(data: bytes) -> Request | CniError:
     return request
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=300))
 @example(b"CNI_COMMAND=ADD\0" * 3)
 @example(b"\0" * 10)
@@ -138,7 +138,7 @@ def test_the_valid_configuration_is_valid() -> None:
         assert isinstance(outcome(frame(VALID, COMMAND=command)), Request)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_valid_request_cut_or_changed_in_one_place(data: st.DataObject) -> None:
     config = {"runtimeConfig": {"ips": ["10.244.1.9"], "portMappings": [{"hostPort": 1, "containerPort": 2}]}}
@@ -151,7 +151,7 @@ def test_a_valid_request_cut_or_changed_in_one_place(data: st.DataObject) -> Non
         outcome(bytes(whole))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["CONTAINERID", "NETNS", "IFNAME", "ARGS", "NETNS_OVERRIDE"]), TEXT)
 @example("NETNS", "/" * 3000)
 @example("NETNS", "/a" * 2048)

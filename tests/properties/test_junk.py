@@ -79,7 +79,7 @@ TWINS = cluster(
 TINY = cluster([node("n1", "10.244.1.7/32", "192.168.77.11")], NetworkConfig(ObjectMeta("default")))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @example(TWINS)
 @example(TINY)
 @given(CLUSTERS)
@@ -104,7 +104,7 @@ def test_the_core_never_raises(world: Cluster) -> None:
 BYSTANDER = node("n9", "10.244.9.0/24", "192.168.77.19")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(CLUSTERS)
 def test_what_is_not_named_is_honoured(world: Cluster) -> None:
     nodes = {**world.nodes, BYSTANDER.key: BYSTANDER}

@@ -84,7 +84,7 @@ def beaten(living: Node, version: str) -> Node:
     return replace(living, metadata=meta, status=replace(living.status, conditions=(ready,)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(HISTORIES)
 def test_what_is_remembered_never_matters(history: list[Event]) -> None:
     watcher = Watcher()
@@ -98,7 +98,7 @@ def test_what_is_remembered_never_matters(history: list[Event]) -> None:
         assert resources is again[unit]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(HISTORIES, st.randoms(use_true_random=False))
 def test_any_batching_and_repetition_ends_in_the_same_state(history: list[Event], random: Any) -> None:
     one, other = Watcher(), Watcher()
@@ -114,7 +114,7 @@ def test_any_batching_and_repetition_ends_in_the_same_state(history: list[Event]
     assert one.state(one.memo) == other.state(other.memo)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(HISTORIES, st.randoms(use_true_random=False))
 def test_any_order_of_unrelated_events_ends_in_the_same_state(history: list[Event], random: Any) -> None:
     last = [(what, value) for what, value in dict(history).items() if what[0] != "beat"]
