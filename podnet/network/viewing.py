@@ -24,14 +24,13 @@ from podnet.network.proxy.splitting import in_force
 from podnet.network.service_port import Place, ServicePort
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
 from podnet.objects.cluster import Cluster, Key
-from podnet.objects.core import Node
+from podnet.objects.core import ZONE, Node
 from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION, NetworkSpec
 
 Network = IPv4Network | IPv6Network
 
 ATTACHMENTS = ("bridge", "ptp")
 NO_LOADS: Loads = {}
-ZONE = "topology.kubernetes.io/zone"
 MTU = {False: range(576, 65536), True: range(1280, 65536)}
 """What a pod's interface may have, without and with IPv6 (RFC 791, RFC 8200)."""
 
@@ -211,12 +210,13 @@ def _service_problems(cluster: Cluster, memo: Memo, node: str) -> tuple[tuple[Pr
     if config is None or config.spec.proxy.mode == "none":
         return ()
     families = recall(memo, "families", (config,), lambda: frozenset(map(is_v6, config.spec.pod_cidrs)))
+    mode = config.spec.proxy.mode
     wrong = each(
         memo,
         "service faults",
-        (families,),
+        (families, mode),
         (services,),
-        lambda key: tuple(faults.of_service(services[key], families)),
+        lambda key: tuple(faults.of_service(services[key], families, mode)),
         lambda key: key,
     )
     without = claims.lost(memo, services, _own(cluster, node, memo))

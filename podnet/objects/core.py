@@ -9,6 +9,9 @@ import msgspec
 
 from podnet.objects.meta import Object, Value
 
+ZONE = "topology.kubernetes.io/zone"
+"""The label of a node that says where it is."""
+
 
 class NodeAddress(Value, frozen=True):
     """One address of a node; `type` is InternalIP, ExternalIP or Hostname."""

@@ -147,6 +147,12 @@ class EndpointSlice(Object, frozen=True):
 SERVICE_NAME = "kubernetes.io/service-name"
 """The label of a slice that names its Service."""
 
+HEADLESS = "service.kubernetes.io/headless"
+"""The label of slices that no proxy serves."""
+
+CHANGE_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
+"""The annotation of a slice that says when what it follows from last changed."""
+
 
 class EndpointAddress(Value, frozen=True):
     """One address of an Endpoints object."""

@@ -19,11 +19,10 @@ import msgspec
 
 from podnet.network.controllers.scheduler import ENDED, ready
 from podnet.objects.cluster import Key
-from podnet.objects.core import Node, Pod
+from podnet.objects.core import ZONE, Node, Pod
 from podnet.objects.meta import Object
 from podnet.objects.services import SERVICE_NAME, Endpoints, EndpointSlice, Service
 
-ZONE = "topology.kubernetes.io/zone"
 TOPOLOGY_MODE = ("service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints")
 _APART = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 

@@ -16,10 +16,18 @@ from msgspec.structs import replace
 from podnet.network.controllers.actions import Action, Create, Delete, Replace
 from podnet.network.controllers.backing import Backing, Target, selects
 from podnet.network.controllers.endpointslices import families, hostname, resolver
-from podnet.network.controllers.slices import HEADLESS, Ports, order, plain, with_change_time
+from podnet.network.controllers.slices import Ports, order, plain, with_change_time
 from podnet.objects.kinds import ENDPOINTS
 from podnet.objects.meta import ObjectMeta
-from podnet.objects.services import EndpointAddress, Endpoints, EndpointSubset, ObjectReference, Service, SlicePort
+from podnet.objects.services import (
+    HEADLESS,
+    EndpointAddress,
+    Endpoints,
+    EndpointSubset,
+    ObjectReference,
+    Service,
+    SlicePort,
+)
 
 CONTROLLER = "endpoint-controller"
 MANAGED_BY = "endpoints.kubernetes.io/managed-by"

@@ -18,7 +18,6 @@ from podnet.network.controllers.actions import Action
 from podnet.network.controllers.backing import Backing, Target, proportional, selects
 from podnet.network.controllers.hints import Hinting
 from podnet.network.controllers.slices import (
-    HEADLESS,
     MANAGED_BY,
     Draft,
     Identity,
@@ -34,6 +33,7 @@ from podnet.network.controllers.slices import (
 from podnet.objects.kinds import SERVICES
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.services import (
+    HEADLESS,
     SERVICE_NAME,
     EndpointConditions,
     EndpointSlice,

@@ -20,11 +20,9 @@ from podnet.network.controllers.actions import Action, Create, Delete, Replace
 from podnet.objects.cluster import Key
 from podnet.objects.kinds import ENDPOINTSLICES, Kind
 from podnet.objects.meta import Object, ObjectMeta, OwnerReference
-from podnet.objects.services import EndpointSlice, SliceEndpoint, SlicePort
+from podnet.objects.services import CHANGE_TIME, EndpointSlice, SliceEndpoint, SlicePort
 
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
-HEADLESS = "service.kubernetes.io/headless"
-CHANGE_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 _NAME_LENGTH = 253
 

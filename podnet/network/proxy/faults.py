@@ -25,14 +25,17 @@ from podnet.objects.services import Service
 NAMES = {False: "IPv4", True: "IPv6"}
 
 
-def of_service(service: Service, families: Collection[bool]) -> Iterator[Problem]:
-    """`families`: whether IPv6, of the cluster's ranges for pods."""
+def of_service(service: Service, families: Collection[bool], mode: str = "") -> Iterator[Problem]:
+    """`families`: whether IPv6, of the cluster's ranges for pods; `mode`: what makes Services there."""
     name = f"Service/{service.metadata.namespace}/{service.metadata.name}"
     inner = cluster_addresses(service)
     for address in (*inner, *outer_addresses(service)) if inner else ():
         if is_v6(address) not in families:
             message = f"{address} is not served: the cluster has no {NAMES[is_v6(address)]} range for pods"
             yield Problem(name, "NoSuchFamily", message, "spec.clusterIPs" if address in inner else "spec")
+    if inner and mode == "userspace" and any(port.protocol == "SCTP" for port in service.spec.ports):
+        message = "mode userspace has no SCTP; use nftables or iptables"
+        yield Problem(name, "UnsupportedProtocol", message, "spec.ports")
     asked = service.metadata.annotations.get(ALGORITHM_ANNOTATION, RANDOM)
     if inner and asked not in ALGORITHMS:
         message = f"{ALGORITHM_ANNOTATION}: {asked!r} is none of {', '.join(ALGORITHMS)}"

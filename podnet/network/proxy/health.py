@@ -15,18 +15,17 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from podnet.network.proxy.service_ports import HEADLESS, PROXY_NAME
+from podnet.network.proxy.service_ports import PROXY_NAME
 from podnet.network.service_port import Place
 from podnet.network.value import Value
 from podnet.objects.core import Node
 from podnet.objects.network import NetworkSpec
-from podnet.objects.services import EndpointSlice, Service
+from podnet.objects.services import CHANGE_TIME, HEADLESS, EndpointSlice, Service
 
 PATIENCE = 60.0
 """Twice kube-proxy's default syncPeriod."""
 
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
-TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 _JSON = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
 
 
@@ -109,7 +108,7 @@ def eligible(node: Node | None) -> bool:
 
 def trigger_time(piece: EndpointSlice) -> float | None:
     """When the change happened that a slice's newest version tells of; None when it does not say."""
-    text = piece.metadata.annotations.get(TRIGGER, "")
+    text = piece.metadata.annotations.get(CHANGE_TIME, "")
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:

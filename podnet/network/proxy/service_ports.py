@@ -20,10 +20,9 @@ from podnet.network.service_port import Endpoint, Place, Segment, ServicePort
 from podnet.network.view import is_v6
 from podnet.objects import services
 from podnet.objects.network import ServiceRouteSpec
-from podnet.objects.services import SERVICE_NAME, EndpointSlice, Service, SliceEndpoint
+from podnet.objects.services import HEADLESS, SERVICE_NAME, EndpointSlice, Service, SliceEndpoint
 
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
-HEADLESS = "service.kubernetes.io/headless"
 AFFINITY_ANNOTATION = "podnet.dev/affinity-of"
 """On a Service: "Service" keeps a client with its pod across all ports; "Port" is the default, and upstream's way."""
 

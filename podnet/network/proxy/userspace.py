@@ -19,7 +19,7 @@ import msgspec
 from podnet.network.proxy.balancing import Identity, identity
 from podnet.network.service_port import Frontend, ServicePort
 from podnet.network.value import Value
-from podnet.network.view import Attachment, NodeView, Problem, is_v6
+from podnet.network.view import Attachment, NodeView, is_v6
 from podnet.state.host import Action, ForgetFlows
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import Plan
@@ -156,14 +156,6 @@ def verdict(port: ServicePort, frontend: Frontend) -> str:
     if frontend.scope == "cluster":
         return "goto led" if port.segments or port.internal else "drop"
     return "goto led" if port.segments or port.external else "goto inside"
-
-
-def problems(ports: Iterable[ServicePort]) -> Iterator[Problem]:
-    """What this mode can't do."""
-    for port in ports:
-        if port.protocol not in PROTOCOLS:
-            message = f"{port.label}: userspace mode has no {port.protocol.upper()}; use nftables or iptables mode"
-            yield Problem(f"Service/{port.namespace}/{port.service}", "UnsupportedProtocol", message, "spec.ports")
 
 
 def forget(view: NodeView, plan: Plan) -> Iterator[Action]:

@@ -7,9 +7,15 @@ from msgspec.structs import replace
 
 from podnet.network.controllers.actions import Action, Create, Delete, Replace
 from podnet.network.controllers.endpoints import CAPACITY, LEADER, OVER_CAPACITY, repacked
-from podnet.network.controllers.slices import CHANGE_TIME
 from podnet.objects.kinds import ENDPOINTS
-from podnet.objects.services import EndpointAddress, EndpointSubset, ObjectReference, ServicePort, SlicePort
+from podnet.objects.services import (
+    CHANGE_TIME,
+    EndpointAddress,
+    EndpointSubset,
+    ObjectReference,
+    ServicePort,
+    SlicePort,
+)
 from tests.network.controllers.backed import HTTP, LATER, NOON, World, handmade, pod, service
 
 OURS = {"endpoints.kubernetes.io/managed-by": "endpoint-controller"}

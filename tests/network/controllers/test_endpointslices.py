@@ -10,10 +10,16 @@ from msgspec.structs import replace
 from podnet.network.controllers import endpointslices
 from podnet.network.controllers.actions import Action, Create, Delete, Replace
 from podnet.network.controllers.endpointslices import FULL
-from podnet.network.controllers.slices import CHANGE_TIME
 from podnet.objects.kinds import ENDPOINTSLICES
 from podnet.objects.meta import ObjectMeta, OwnerReference
-from podnet.objects.services import EndpointConditions, EndpointSlice, ObjectReference, ServicePort, SlicePort
+from podnet.objects.services import (
+    CHANGE_TIME,
+    EndpointConditions,
+    EndpointSlice,
+    ObjectReference,
+    ServicePort,
+    SlicePort,
+)
 from tests.network.controllers.backed import HTTP, LATER, NOON, World, addresses, node, pod, service
 
 OURS = {

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from podnet.network.controllers.actions import Report
 from podnet.network.controllers.endpoints import LEADER
 from podnet.network.controllers.mirroring import SKIP
-from podnet.network.controllers.slices import CHANGE_TIME
 from podnet.objects.meta import OwnerReference
 from podnet.objects.services import (
+    CHANGE_TIME,
     EndpointAddress,
     EndpointConditions,
     Endpoints,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from podnet.network.controllers.actions import Action, Create, Delete, Replace
-from podnet.network.controllers.slices import CHANGE_TIME, Draft, order, owner, plain, settle, with_change_time
+from podnet.network.controllers.slices import Draft, order, owner, plain, settle, with_change_time
 from podnet.objects.cluster import Key
 from podnet.objects.kinds import SERVICES
 from podnet.objects.meta import ObjectMeta, OwnerReference
-from podnet.objects.services import EndpointSlice, SliceEndpoint, SlicePort
+from podnet.objects.services import CHANGE_TIME, EndpointSlice, SliceEndpoint, SlicePort
 from tests.network.controllers.backed import service
 
 KEY: Key = ("default", "web")

@@ -100,3 +100,11 @@ def test_a_broken_service_leaves_the_others_as_they_were() -> None:
     assert with_bad is not None
     assert without is not None
     assert with_bad.services[good.key] == without.services[good.key]
+
+
+def test_a_protocol_that_the_mode_does_not_have_is_said() -> None:
+    wish = service("web", ServicePort("s", protocol="SCTP", port=80))
+    (problem,) = found(wish, mode="userspace")
+    assert (problem.object, problem.reason) == ("Service/default/web", "UnsupportedProtocol")
+    assert "SCTP" in problem.message
+    assert found(wish, mode="nftables") == found(service(), mode="userspace") == []

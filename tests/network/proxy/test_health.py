@@ -13,7 +13,7 @@ from podnet.network.service_port import Place
 from podnet.objects.core import Node, NodeSpec, Taint
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import NetworkSpec, ProxySpec
-from podnet.objects.services import EndpointConditions, EndpointSlice, Service, ServiceSpec, SliceEndpoint
+from podnet.objects.services import CHANGE_TIME, EndpointConditions, EndpointSlice, Service, ServiceSpec, SliceEndpoint
 
 HERE = Place("node1")
 SPEC = ServiceSpec(
@@ -121,7 +121,7 @@ def test_which_nodes_load_balancers_may_count_on():
     [("1970-01-01T00:16:40Z", 1000.0), ("1970-01-01T00:16:40.25+00:00", 1000.25), ("yesterday", None), ("", None)],
 )
 def test_when_a_change_happened(text: str, when: float | None):
-    annotations = {health.TRIGGER: text} if text else {}
+    annotations = {CHANGE_TIME: text} if text else {}
     assert health.trigger_time(EndpointSlice(metadata=ObjectMeta(annotations=annotations))) == when
 
 

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from podnet.network.proxy.service_ports import (
     AFFINITY_ANNOTATION,
     FALLBACK_ANNOTATION,
-    HEADLESS,
     PROXY_NAME,
     RANGES_ANNOTATION,
     owner,
@@ -21,6 +20,7 @@ from podnet.network.service_port import Endpoint, Frontend, Place
 from podnet.network.service_port import ServicePort as Made
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.services import (
+    HEADLESS,
     ClientIPConfig,
     EndpointConditions,
     EndpointSlice,
