@@ -50,11 +50,20 @@ def translated(netlink: Netlink) -> Counter[Translated]:
 
 def patterns(action: ForgetFlows) -> list[Pattern]:
     """One for each address family that the action can mean; none when it names addresses of both."""
-    families = {family_of(ip) for ip in (action.source, action.destination, action.answered_by) if ip}
+    places = (action.source, action.destination, action.answered_by, action.unserved.partition("/")[0])
+    families = {family_of(ip) for ip in places if ip}
     if len(families) > 1 or action == ForgetFlows():
         return []
     return [
-        Pattern(family, action.protocol, action.to_port, action.source, action.destination, action.answered_by)
+        Pattern(
+            family,
+            action.protocol,
+            action.to_port,
+            action.source,
+            action.destination,
+            action.answered_by,
+            action.unserved,
+        )
         for family in sorted(families or {IPV4, IPV6})
     ]
 

@@ -8,6 +8,7 @@ matches again. An entry is removed by its first tuple and its id, so that a newe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from struct import Struct
 
 import msgspec
@@ -43,7 +44,10 @@ class Flow(msgspec.Struct, frozen=True, gc=False):
 
 
 class Pattern(msgspec.Struct, frozen=True, gc=False):
-    """Flows of one family whose parts equal every field that is set (not 0 or "")."""
+    """Flows of one family whose parts equal every field that is set (not 0 or "").
+
+    `unserved` is a CIDR that the destination is in, and means that nobody translated the flow.
+    """
 
     family: int
     protocol: int = 0
@@ -51,9 +55,12 @@ class Pattern(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
     destination: str = ""
     answered_by: str = ""
+    unserved: str = ""
 
     def matches(self, flow: Flow) -> bool:
         """Whether the flow is meant."""
+        if self.unserved and (flow.answered_by != flow.destination or not _within(flow.destination, self.unserved)):
+            return False
         return flow.family == self.family and all(
             wanted in ("", 0, seen)
             for wanted, seen in (
@@ -64,6 +71,10 @@ class Pattern(msgspec.Struct, frozen=True, gc=False):
                 (self.answered_by, flow.answered_by),
             )
         )
+
+
+def _within(address: str, cidr: str) -> bool:
+    return ip_address(address) in ip_network(cidr)
 
 
 def dump(pattern: Pattern) -> Request:

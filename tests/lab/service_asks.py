@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import NamedTuple
 
 from podnet.kernel.netns import socket_in
@@ -125,17 +125,31 @@ def _word(error: OSError) -> str:
 class Flow:
     """A TCP connection, or a UDP client that keeps its port."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, wait: bool = True) -> None:
         self._socket = ask.client.socket(ask.protocol, ":" in ask.host)
         try:
+            if not wait:
+                self._socket.setblocking(False)
+                self._socket.connect_ex((ask.host, ask.port))
+                return
             self._socket.settimeout(2.0)
             self._socket.connect((ask.host, ask.port))
             address, port = self._socket.getsockname()[:2]
             self.place = (str(address), str(port), ask.host)
             self.server = self._socket.recv(2048).decode().split()[0] if ask.protocol == "tcp" else ""
-        except BaseException:
+        except BaseException as error:
+            error.add_note(str(ask))
             self.close()
             raise
+
+    def connects(self, seconds: float) -> bool:
+        """Whether an attempt that was not waited for succeeds after all; the connection is over then."""
+        with closing(self._socket):
+            try:
+                self._socket.settimeout(seconds)
+                return bool(self._socket.recv(2048))
+            except OSError:
+                return False
 
     def say(self, seconds: float = 0.5) -> str:
         """Who answers a datagram now; "" for nobody. Meant for UDP."""

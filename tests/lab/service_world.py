@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, NamedTuple
 
 from podnet.client.api import Api
@@ -366,8 +367,13 @@ def world(what: str, *options: str) -> Iterator[World]:
             labels = {"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}}
             live.api(lambda api, node=node, labels=labels: api.patch(NODES, node, labels, into=dict))  # type: ignore[misc]
         made = World(live, outside)
-        direct = [Ask(made.clients["near"], made.pods[name].addresses[1], PORT) for name in SERVERS]
-        until(lambda: {answer.server for answer in ask_all(direct)} == {*SERVERS}, "the servers answer")
+        asks = [
+            Ask(made.clients["near"], address, port, protocol)
+            for name in SERVERS
+            for address in made.pods[name].addresses
+            for port, protocol in product((PORT, OTHER_PORT), PROTOCOLS)
+        ]
+        until(lambda: all(answer.server for answer in ask_all(asks)), "the servers answer everywhere", 20.0)
         yield made
 
 

@@ -256,8 +256,10 @@ def test_established_connections_live_through_everything(lab: World, v6: bool) -
         lab.proxy(mode="none")
         until(lambda: {answer.server for answer in ask_all(asks)} == {""}, "nobody makes Services")
         assert all(flow.echoes() for flow in opened), "without a proxy"
+        early = [Flow(ask, wait=False) for ask in asks[::8]]
         lab.proxy(mode=lab.name)
         assert all(flow.echoes() for flow in opened), "with a proxy again"
+        assert [flow.connects(8.0) for flow in early] == [True] * 3 + [False], "who came too early sends its SYN again"
         assert {answer.server for answer in ask_all(asks)} == {"b"}
 
 

@@ -17,7 +17,7 @@ from podnet.network.proxy.algorithms import LEAST, ROUND_ROBIN, SOURCE_HASH, Flo
 from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView, Problem, base_address, is_v6
 from podnet.objects.network import NETWORK_NAME
-from podnet.state.host import Action, Sysctl
+from podnet.state.host import Action, ForgetFlows, Sysctl
 from podnet.state.plan import Plan
 from podnet.state.resource import Resource
 from podnet.state.routes import Route
@@ -184,9 +184,16 @@ def hairpin(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
 
 
 def forget(view: NodeView, plan: Plan) -> Iterator[Action]:
-    """The flows that must not stay. Every mode looks for what was its own: it may just have been left."""
+    """The flows that must not stay. Every mode looks for what was its own: it may just have been left.
+
+    Who asked for a Service before any mode was there would go on unserved, also when it sends its SYN again.
+    """
     for mode in MODES.values():
         yield from mode.forget(view, plan)
+    ranges = view.network.proxy.service_cidrs
+    for step in plan.steps:
+        if step.verb == "add" and isinstance(step.resource, Route) and step.resource.dst in ranges:
+            yield ForgetFlows(unserved=step.resource.dst)
 
 
 def least_loaded(view: NodeView, flows: Flows) -> Loads:
