@@ -5,7 +5,7 @@ SHELL := /bin/bash -euo pipefail
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
-PACKAGES := python3-venv gcc libc6-dev nftables libnftables1 iproute2 iptables ipset conntrack ethtool kmod procps ca-certificates
+PACKAGES := python3-venv gcc libc6-dev musl-tools nftables libnftables1 iproute2 iptables ipset conntrack ethtool kmod procps ca-certificates
 TEST_PACKAGES := podman containerd runc containernetworking-plugins busybox-static iperf3 tcpdump strace
 NATIVE := $(wildcard native/*.c native/*.h)
 

@@ -3,12 +3,16 @@
 The kind of a source is told by its name: `native/podnet-X.c` becomes the executable `podnet-X` beside `podnet`,
 `native/libX.c` the shared library `podnet/_native/libX.so`, `native/X.bpf.c` the object `podnet/_native/X.bpf.o`.
 Everything lands in podnet/_native/, which git ignores, so an editable install finds it where a wheel has it.
+
+Executables are static, so they run beside any libc, and are linked with musl where it is installed: a runtime waits for
+their start, which costs 0.15 ms of CPU then, with glibc 0.5 (static, it asks what the CPU can do) to 0.7 (dynamic).
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -28,12 +32,12 @@ def recipe(source: Path, out: Path) -> tuple[Path, list[str]]:
         target = out / f"{name}.o"
         include = f"-I/usr/include/{platform.machine()}-linux-gnu"
         return target, ["clang", "-O2", "-g", "-target", "bpf", include, "-c", str(source), "-o", str(target)]
-    compiler = [os.environ.get("CC", "cc"), *HARDENED]
     if name.startswith("lib"):
         target = out / f"{name}.so"
-        return target, [*compiler, "-fPIC", "-shared", "-o", str(target), str(source)]
+        return target, [os.environ.get("CC", "cc"), *HARDENED, "-fPIC", "-shared", "-o", str(target), str(source)]
     target = out / name
-    return target, [*compiler, "-fPIE", "-pie", "-o", str(target), str(source)]
+    compiler = os.environ.get("CC") or shutil.which("musl-gcc") or "cc"
+    return target, [compiler, *HARDENED, "-static", "-o", str(target), str(source)]
 
 
 class NativeBuildHook(BuildHookInterface[Any]):
