@@ -17,8 +17,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from podnet.agent import proxy_metrics
 from podnet.agent.proxy_metrics import Pulse
 from podnet.network.proxy import health
-from podnet.network.proxy.health import Answer, HealthCheck
-from podnet.network.view import Problem
+from podnet.network.proxy.health import Answer
+from podnet.network.view import HealthCheck, Problem
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 Place = tuple[str, int]

@@ -15,11 +15,9 @@ from aiohttp import web
 from podnet.agent.proxy_health import HealthServers, serve
 from podnet.agent.proxy_metrics import Pulse
 from podnet.daemons.proxy_feed import Feed
-from podnet.network.memo import Memo
 from podnet.network.proxy import userspace
-from podnet.network.proxy.balancers import health_checks
 from podnet.network.proxy.health import configz, eligible, trigger_time
-from podnet.network.view import NodeView, Problem
+from podnet.network.view import HealthCheck, NodeView, Problem
 from podnet.objects.cluster import Cluster
 from podnet.objects.network import NetworkSpec
 from podnet.state.difference import changes
@@ -38,7 +36,7 @@ class Serving:
         self._servers = HealthServers(lambda: self.pulse.progress.healthy(time.time()))
         self._seen: Cluster | None = None
         self._spec = NetworkSpec()
-        self._memo: Memo = {}
+        self._checks: tuple[HealthCheck, ...] = ()
         self._dirty = asyncio.Event()
 
     @property
@@ -64,7 +62,7 @@ class Serving:
     async def prepare(self, view: NodeView) -> None:
         """Before the kernel leads anything to it the proxy must expect it. On leaving the mode it keeps its orders, for
         those who are connected."""
-        self._spec = view.network
+        self._spec, self._checks = view.network, view.checks
         if view.network.proxy.mode == USERSPACE:
             ports = (port for ports in view.services.values() for port in ports)
             self._feed.update(userspace.orders(view, ports))
@@ -89,9 +87,7 @@ class Serving:
             while True:
                 await self._dirty.wait()
                 self._dirty.clear()
-                cluster = self._cluster()
-                if cluster is not None:
-                    await self._servers.update(health_checks(cluster, self._node, self._memo))
+                await self._servers.update(self._checks)
         finally:
             await self._servers.close()
 

@@ -108,6 +108,15 @@ class NodeInfo(Value, frozen=True):
         return next((address for address in self.addresses if is_v6(address) == is_v6(like)), None)
 
 
+class HealthCheck(Value, frozen=True):
+    """What is served at one healthCheckNodePort; `endpoints` are the addresses of ready endpoints on this node."""
+
+    namespace: str
+    service: str
+    port: int
+    endpoints: int
+
+
 class Problem(Value, frozen=True):
     """A user's mistake, or a missing piece, that does not stop the rest: reported as log line, metric and Event.
 
@@ -126,7 +135,7 @@ class NodeView(Value, frozen=True):
     `mtu` is what the schemes in use leave to a pod's packet; `services` holds each Service's ports by (namespace,
     name), `affinities` the seconds of affinity that some Service asks for, and `retries` whether one asks for those;
     `algorithms` those that Services ask for (proxy/algorithms.py); `leases` the ports that pods of this node have for a
-    time, by the pod's namespace/name.
+    time, by the pod's namespace/name; `checks` what load balancers can ask here.
     """
 
     me: NodeInfo
@@ -141,6 +150,7 @@ class NodeView(Value, frozen=True):
     borne: Words = ()
     algorithms: Words = ()
     leases: Mapping[str, tuple[PortMapping, ...]] = {}
+    checks: tuple[HealthCheck, ...] = ()
 
     def narrowed(self, backend: Mapping[str, str | int | bool], peers: Iterable[NodeInfo]) -> NodeView:
         """The same view as if the cluster used `backend` and only these peers existed."""

@@ -17,7 +17,7 @@ from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
 from podnet.network.proxy import claims, faults
 from podnet.network.proxy.algorithms import RANDOM, Loads, weighed
-from podnet.network.proxy.balancers import borne
+from podnet.network.proxy.balancers import borne, health_checks
 from podnet.network.proxy.feature import LOCALHOST, MODES, REFUSED
 from podnet.network.proxy.service_ports import affinity, algorithm, owner, retried, service_ports
 from podnet.network.proxy.splitting import in_force
@@ -71,7 +71,9 @@ def view(
     if said is not None:
         me = recall(memo, "said", (me, said), lambda info=me: _saying(info, *said))  # type: ignore[misc]
     peers = recall(memo, "peers", (cluster.nodes, me.addresses, me.pod_cidrs), lambda: _peers(cluster, me, memo))
-    services = _services(cluster, node, memo, loads) if network.proxy.mode != "none" else {}
+    served = network.proxy.mode != "none"
+    without = claims.lost(memo, cluster.services, _own(cluster, facts.node, memo)) if served else {}
+    services = _services(cluster, node, memo, loads, without) if served else {}
     affinities = recall(memo, "affinities", (cluster.services,), lambda: _affinities(cluster))
     retries = recall(memo, "retries", (cluster.services,), lambda: any(map(retried, cluster.services.values())))
     algorithms = recall(memo, "algorithms", (cluster.services,), lambda: _algorithms(cluster))
@@ -88,10 +90,13 @@ def view(
         leases=leased,
         algorithms=algorithms,
         borne=borne(cluster, facts.node, memo),
+        checks=health_checks(cluster, facts.node, memo, without) if served else (),
     )
 
 
-def _services(cluster: Cluster, node: Node, memo: Memo, loads: Loads) -> Mapping[Key, tuple[ServicePort, ...]]:
+def _services(
+    cluster: Cluster, node: Node, memo: Memo, loads: Loads, without: claims.Lost
+) -> Mapping[Key, tuple[ServicePort, ...]]:
     place = recall(memo, "place", (node,), lambda: Place(node.metadata.name, node.metadata.labels.get(ZONE, "")))
     slices = group(memo, "slices", cluster.endpointslices, owner)
     routes = group(memo, "routes", cluster.serviceroutes, lambda route: (route.metadata.namespace, route.spec.service))
@@ -108,8 +113,7 @@ def _services(cluster: Cluster, node: Node, memo: Memo, loads: Loads) -> Mapping
 
     of = (cluster.services, slices, routes, on_labels, loads)
     made = each(memo, "services", (place,), of, ports, lambda key: key)
-    own = _own(cluster, node.metadata.name, memo)
-    return claims.honoured(memo, made, claims.lost(memo, cluster.services, own), own)
+    return claims.honoured(memo, made, without, _own(cluster, node.metadata.name, memo))
 
 
 def _own(cluster: Cluster, name: str, memo: Memo) -> Words:

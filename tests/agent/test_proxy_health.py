@@ -11,7 +11,8 @@ import pytest
 from podnet.agent import proxy_metrics
 from podnet.agent.proxy_health import HealthServers, serve
 from podnet.agent.proxy_metrics import Pulse
-from podnet.network.proxy.health import HealthCheck, Progress
+from podnet.network.proxy.health import Progress
+from podnet.network.view import HealthCheck
 
 Port = Callable[[], int]
 HOST = "127.0.0.1"

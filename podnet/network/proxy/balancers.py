@@ -10,9 +10,11 @@ from itertools import chain
 
 from podnet.network.memo import Memo, each, group, recall
 from podnet.network.proxy.announce import Claim, announced, claims, fit
-from podnet.network.proxy.health import HealthCheck, health_check
+from podnet.network.proxy.claims import NODE_PORT, Lost
+from podnet.network.proxy.health import health_check, health_port
 from podnet.network.proxy.service_ports import owner
 from podnet.network.service_port import Place
+from podnet.network.view import HealthCheck
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.services import EndpointSlice, Service
 
@@ -34,15 +36,16 @@ def borne(cluster: Cluster, node: str, memo: Memo) -> tuple[str, ...]:
     return recall(memo, "borne", made, lambda: announced(node, candidates, chain.from_iterable(wanted.values())))
 
 
-def health_checks(cluster: Cluster, node: str, memo: Memo) -> tuple[HealthCheck, ...]:
-    """What is served at health check node ports here."""
+def health_checks(cluster: Cluster, node: str, memo: Memo, without: Lost) -> tuple[HealthCheck, ...]:
+    """What is served at health check node ports here; `without`: what others have."""
     services, slices = _balanced(cluster, memo)
     place = Place(node)
 
     def of(key: Key) -> HealthCheck | None:
-        return health_check(services[key], slices[key].values(), place)
+        refused = ("tcp", NODE_PORT, health_port(services[key])) in without.get(key, {})
+        return None if refused else health_check(services[key], slices[key].values(), place)
 
-    made = each(memo, "health checks", (), (services, slices), of, lambda key: key)
+    made = each(memo, "health checks", (), (services, slices, without), of, lambda key: key)
     return recall(memo, "all health checks", (made,), lambda: tuple(check for check in made.values() if check))
 
 

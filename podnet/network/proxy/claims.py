@@ -1,6 +1,7 @@
 """Who has a frontend that several Services ask for: the oldest of them, by creation time and then by name.
 
-A claim is (protocol, address, port), and the address "" stands for a node port at any address. Claims are collected
+A claim is (protocol, address, port), and the address NODE_PORT stands for a node port at any address; that of a health
+check is one too. Claims are collected
 Service by Service, and only what somebody else claims too is looked at further: the others lose that frontend, and
 keep the rest of what they have. A cluster address that is lost takes its ServicePort with it. Two addresses of one
 Service may be equal too; the cluster's comes first then, and all that are outside are alike.
@@ -14,6 +15,7 @@ from typing import cast
 from msgspec.structs import replace
 
 from podnet.network.memo import Memo, each, recall
+from podnet.network.proxy.health import health_port
 from podnet.network.proxy.service_ports import cluster_addresses, outer_addresses
 from podnet.network.service_port import ServicePort
 from podnet.network.value import Value
@@ -22,6 +24,7 @@ from podnet.objects.cluster import Key
 from podnet.objects.services import Service
 from podnet.state.difference import changes
 
+NODE_PORT = ""
 Claim = tuple[str, str, int]
 Services = Mapping[Key, tuple[ServicePort, ...]]
 Lost = Mapping[Key, Mapping[Claim, Key]]
@@ -57,8 +60,10 @@ def _asked(service: Service, own: tuple[str, ...]) -> Iterator[Claim]:
         yield from ((protocol, address, port.port) for address in inner)
         places = dict.fromkeys((address, port.port) for address in outer)
         if port.node_port:
-            places |= dict.fromkeys((address, port.node_port) for address in ("", *own))
+            places |= dict.fromkeys((address, port.node_port) for address in (NODE_PORT, *own))
         yield from ((protocol, *place) for place in places)
+    number = health_port(service) if inner else 0
+    yield from (("tcp", address, number) for address in (NODE_PORT, *own) if number)
 
 
 def _contested(memo: Memo, made: Mapping[Key, Claims]) -> Mapping[Claim, tuple[Key, ...]]:
@@ -124,7 +129,7 @@ def _reduced(ports: tuple[ServicePort, ...], taken: set[Claim], own: tuple[str, 
             continue
         taken.add(cluster)
         at_node = {(port.protocol, address, port.node_port) for address in own if is_v6(address) == port.v6}
-        refused = (port.protocol, "", port.node_port) in taken or not taken.isdisjoint(at_node)
+        refused = (port.protocol, NODE_PORT, port.node_port) in taken or not taken.isdisjoint(at_node)
         external, balancer = (
             tuple(address for address in addresses if (port.protocol, address, port.port) not in taken)
             for addresses in (port.external_ips, port.balancer_ips)
@@ -142,7 +147,7 @@ def problems(without: Lost) -> Iterator[Problem]:
         for (protocol, address, port), winner in sorted(claims.items()):
             places.setdefault((protocol, port, winner), []).append(address)
         for (protocol, port, winner), addresses in places.items():
-            where = f"node port {port}" if "" in addresses else f"port {port} at {', '.join(addresses)}"
+            where = f"node port {port}" if NODE_PORT in addresses else f"port {port} at {', '.join(addresses)}"
             holder = "/".join(winner)
             who = (
                 "is asked for twice" if winner == (namespace, name) else f"is that of Service {holder}, which is older"

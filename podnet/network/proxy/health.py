@@ -18,6 +18,7 @@ import msgspec
 from podnet.network.proxy.service_ports import PROXY_NAME
 from podnet.network.service_port import Place
 from podnet.network.value import Value
+from podnet.network.view import HealthCheck
 from podnet.objects.core import Node
 from podnet.objects.network import NetworkSpec
 from podnet.objects.services import CHANGE_TIME, HEADLESS, EndpointSlice, Service
@@ -27,15 +28,6 @@ PATIENCE = 60.0
 
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 _JSON = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
-
-
-class HealthCheck(Value, frozen=True):
-    """What is served at one healthCheckNodePort; `endpoints` are the addresses of ready endpoints on this node."""
-
-    namespace: str
-    service: str
-    port: int
-    endpoints: int
 
 
 class Progress(Value, frozen=True):
@@ -58,11 +50,17 @@ class Answer(Value, frozen=True):
     body: str
 
 
+def health_port(service: Service) -> int:
+    """The node port at which a Service's health check is asked; 0 when it has none."""
+    spec = service.spec
+    asked = spec.type == "LoadBalancer" and spec.external_traffic_policy == "Local"
+    return spec.health_check_node_port if asked and PROXY_NAME not in service.metadata.labels else 0
+
+
 def health_check(service: Service, slices: Iterable[EndpointSlice], place: Place) -> HealthCheck | None:
     """The health check of a Service, None when it has none."""
-    spec, meta = service.spec, service.metadata
-    asked = spec.type == "LoadBalancer" and spec.external_traffic_policy == "Local" and spec.health_check_node_port
-    if not asked or PROXY_NAME in meta.labels:
+    meta, port = service.metadata, health_port(service)
+    if not port:
         return None
     here = {
         entry.addresses[0]
@@ -71,7 +69,7 @@ def health_check(service: Service, slices: Iterable[EndpointSlice], place: Place
         for entry in piece.endpoints
         if entry.addresses and entry.node_name == place.node and entry.conditions.ready is not False
     }
-    return HealthCheck(meta.namespace, meta.name, spec.health_check_node_port, len(here))
+    return HealthCheck(meta.namespace, meta.name, port, len(here))
 
 
 def answer(check: HealthCheck, healthy: bool) -> Answer:

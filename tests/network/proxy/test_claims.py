@@ -73,6 +73,42 @@ def test_the_older_keeps_an_external_address_and_the_younger_the_rest() -> None:
     assert said(young, old) == {"a": "tcp port 80 at 203.0.113.1 is that of Service default/b, which is older"}
 
 
+def checked(name: str, day: int, port: int, **more: Any) -> Service:
+    """A Service whose health check is asked at this node port."""
+    return made(name, day, external_traffic_policy="Local", health_check_node_port=port, **more)
+
+
+def asked_at(*services: Service) -> dict[str, int]:
+    found = view(world(*services), facts(1))
+    assert found is not None
+    return {each.service: each.port for each in found.checks}
+
+
+def test_of_two_health_checks_at_one_port_the_older_is_asked_there() -> None:
+    young, old, other = checked("a", 2, 30555), checked("b", 1, 30555), checked("c", 3, 30556)
+    assert asked_at(young, old, other) == {"b": 30555, "c": 30556}
+    assert said(young, old, other) == {"a": "tcp node port 30555 is that of Service default/b, which is older"}
+    assert seen(young, old)["a"][0].cluster_ip == "10.96.0.2"
+
+
+def test_a_health_check_and_a_node_port_are_rivals_too() -> None:
+    ports = (ServicePort(port=80, node_port=30555),)
+    assert asked_at(checked("a", 2, 30555), made("b", 1, ports=ports)) == {}
+    young, old = made("b", 2, ports=ports), checked("a", 1, 30555)
+    assert asked_at(young, old) == {"a": 30555}
+    assert seen(young, old)["b"][0].node_port == 0
+    alone = checked("a", 1, 30555, ports=ports)
+    assert asked_at(alone) == {}
+    assert seen(alone)["a"][0].node_port == 30555
+    assert said(alone) == {"a": "tcp node port 30555 is asked for twice"}
+
+
+def test_without_a_proxy_nothing_is_asked_here() -> None:
+    found = view(replace(world(checked("a", 1, 30555)), networkconfigs={("", "default"): config()}), facts(1))
+    assert found is not None
+    assert found.checks == ()
+
+
 def test_of_the_same_age_the_name_decides() -> None:
     first, second = made("a", 1, "10.96.0.1", ips=("203.0.113.1",)), made("b", 1, "10.96.0.2", ips=("203.0.113.1",))
     assert list(said(second, first)) == ["b"]

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from podnet.network.proxy import health
-from podnet.network.proxy.health import HealthCheck, Progress
+from podnet.network.proxy.health import Progress
 from podnet.network.service_port import Place
+from podnet.network.view import HealthCheck
 from podnet.objects.core import Node, NodeSpec, Taint
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import NetworkSpec, ProxySpec
