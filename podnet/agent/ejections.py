@@ -1,7 +1,7 @@
 """Endpoints that the kernel passes over because they did not answer: told once each time it begins to.
 
 The kernel does it all by itself (network/proxy/nft_chains.py); here it is only looked at once a second, and only while
-some Service asks for retries, so that it shows in Events and metrics.
+some Service asks for retries, so that it shows in Events, metrics and `podnet status`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from podnet.agent import metrics
 from podnet.agent.agent import Agent
@@ -18,12 +18,21 @@ from podnet.network.memo import Memo, recall
 from podnet.network.proxy.feature import families
 from podnet.network.proxy.live import Ejected, ejected, ejections, retried
 from podnet.network.view import NodeView, Problem
+from podnet.objects.cluster import Key
 
 log = logging.getLogger(__name__)
 
 PERIOD = 1.0
 QUIET = 60.0
 """Seconds for which the same endpoint makes no further Event."""
+
+
+def by_service(found: Iterable[tuple[Key, str]]) -> dict[str, list[str]]:
+    """The addresses by namespace/name."""
+    names: dict[str, list[str]] = {}
+    for key, address in sorted(found):
+        names.setdefault("/".join(key), []).append(address)
+    return names
 
 
 class Ejections:

@@ -117,11 +117,13 @@ async def _main(
         count_without_local(agent)
         Ear(Monitor(own=dataplane.own), agent.kernel_events)
         server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
-        runners = [*await serve(agent, __version__, run_dir, listen), *await _kube_proxy_ports(serving)]
+        ejections = Ejections(agent, publisher.tell)
+        runners = await serve(agent, __version__, run_dir, listen, lambda: ejections.now)
+        runners += await _kube_proxy_ports(serving)
         await server.start()
         click.echo(f"podnet agent {__version__} of {node} runs", err=True)
         try:
-            await _until_signal(agent, serving, informers, publisher)
+            await _until_signal(agent, serving, informers, publisher, ejections)
         finally:
             conflist.withdraw()
             await server.close()
@@ -139,7 +141,9 @@ async def _kube_proxy_ports(serving: Serving) -> list[web.AppRunner]:
         return []
 
 
-async def _until_signal(agent: Agent, serving: Serving, informers: Informers, publisher: Publisher) -> None:
+async def _until_signal(
+    agent: Agent, serving: Serving, informers: Informers, publisher: Publisher, ejections: Ejections
+) -> None:
     async def follow() -> None:
         agent.wake()  # to say what it waits for, and to take back what a killed one has promised
         seen = await informers.until_synced()
@@ -149,7 +153,6 @@ async def _until_signal(agent: Agent, serving: Serving, informers: Informers, pu
             seen = await informers.changed(seen)
 
     async with asyncio.TaskGroup() as tasks:
-        ejections = Ejections(agent, publisher.tell)
         jobs = (informers.run(), follow(), agent.run(), publisher.run(), serving.run(), ejections.run())
         work = [tasks.create_task(job) for job in jobs]
 

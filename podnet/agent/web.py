@@ -16,15 +16,17 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from podnet.agent import services
 from podnet.agent.agent import Agent, status
+from podnet.agent.ejections import by_service
 from podnet.agent.metrics import REGISTRY
 from podnet.network.desired import node_state
 from podnet.network.migration import published
+from podnet.network.proxy.live import Ejected
 from podnet.state.text import describe, difference, listing
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def routes(agent: Agent, version: str, private: bool) -> web.Application:
+def routes(agent: Agent, version: str, private: bool, ejected: Callable[[], Ejected]) -> web.Application:
     """The application; `private` adds what is served on the unix socket only."""
     app = web.Application()
 
@@ -40,13 +42,13 @@ def routes(agent: Agent, version: str, private: bool) -> web.Application:
 
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     if private:
-        app.add_routes(_private(agent, version))
+        app.add_routes(_private(agent, version, ejected))
     return app
 
 
-def _private(agent: Agent, version: str) -> list[web.RouteDef]:
+def _private(agent: Agent, version: str, ejected: Callable[[], Ejected]) -> list[web.RouteDef]:
     async def show_status(_: web.Request) -> web.Response:
-        body = status(agent, version)
+        body = status(agent, version) | {"ejected": by_service(ejected())}
         if agent.view is not None:
             body["accepts"], body["sends"] = published(agent.view)
             body["mtu"] = next((r.mtu for r in agent.units.get(("pods",), ()) if hasattr(r, "mtu")), 0)
@@ -81,11 +83,13 @@ def _json(body: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
 
-async def serve(agent: Agent, version: str, run_dir: str, listen: tuple[str, int] | None) -> list[web.AppRunner]:
-    """Start both servers; raises OSError when the port is taken."""
+async def serve(
+    agent: Agent, version: str, run_dir: str, listen: tuple[str, int] | None, ejected: Callable[[], Ejected] = frozenset
+) -> list[web.AppRunner]:
+    """Start both servers; `ejected()` are the endpoints passed over now. Raises OSError when the port is taken."""
     runners = []
     for private in (True, False) if listen else (True,):
-        runner = web.AppRunner(routes(agent, version, private), access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(routes(agent, version, private, ejected), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         runners.append(runner)
         if private:

@@ -91,12 +91,15 @@ def _row(node: dict[str, Any]) -> list[object]:
 
 
 def _remarks(nodes: list[dict[str, Any]]) -> Iterator[str]:
-    """Sentences below the table: why a node is not ready, what its last pass left undone, mistakes in the cluster."""
+    """Sentences below the table: why a node is not ready, what its last pass left undone, endpoints that it passes over
+    because they did not answer, mistakes in the cluster."""
     for node in nodes:
         last = node.get("lastPass") or {}
         if node.get("reason"):
             yield f"{node['node']}: {node['reason']}"
         yield from (f"{node['node']}: failed: {each}" for each in last.get("failed", ()))
         yield from (f"{node['node']}: waits for its link or namespace: {each}" for each in last.get("held", ()))
+        for service, ejected in (node.get("ejected") or {}).items():
+            yield f"{node['node']}: ejected from Service {service}: {' '.join(ejected)}"
     found = (f"{each['object']}: {each['message']}" for node in nodes for each in node.get("problems", ()))
     yield from dict.fromkeys(found)

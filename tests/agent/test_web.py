@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,8 @@ async def agent() -> Agent:
 @pytest.fixture
 async def served(agent: Agent, tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[tuple[Path, int]]:
     (tmp_path / "agent.sock").touch()  # what a killed agent left behind
-    runners = await serve(agent, "9.9", str(tmp_path), ("127.0.0.1", unused_tcp_port))
+    ejected = frozenset({(("demo", "web"), "10.244.2.2"), (("demo", "web"), "10.244.1.2")})
+    runners = await serve(agent, "9.9", str(tmp_path), ("127.0.0.1", unused_tcp_port), lambda: ejected)
     yield tmp_path / "agent.sock", unused_tcp_port
     for runner in runners:
         await runner.cleanup()
@@ -79,3 +81,8 @@ async def test_state_is_for_the_unix_socket_only(agent: Agent, served: tuple[Pat
         code, text = await fetch(f"http://x/v1/{path}", sock)
         assert code == 200
         assert word in text
+
+
+async def test_status_tells_of_ejected_endpoints(agent: Agent, served: tuple[Path, int]) -> None:
+    _, text = await fetch("http://x/v1/status", served[0])
+    assert json.loads(text)["ejected"] == {"demo/web": ["10.244.1.2", "10.244.2.2"]}

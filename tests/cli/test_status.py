@@ -50,6 +50,17 @@ def test_an_agent_that_is_away_or_not_ready(podnet: Podnet, agent: Agent, bare: 
     assert lines[4].startswith("node2: no agent runs at ")
 
 
+def test_ejected_endpoints(podnet: Podnet, agent: Agent, bare: Path) -> None:
+    ejected = {"demo/web": ["10.244.1.2", "10.244.2.7"]}
+    for node in make_lab().nodes:
+        agent(node.run_dir, status=STATUS | {"node": node.name, "ejected": ejected if node.name == "node2" else {}})
+    code, out, _ = podnet("status")
+    assert code == 0
+    assert out.splitlines()[3:] == ["node2: ejected from Service demo/web: 10.244.1.2 10.244.2.7"]
+    nodes = json.loads(podnet("status", "-o", "json")[1])["nodes"]
+    assert [node["ejected"] for node in nodes] == [{}, ejected]
+
+
 def test_what_is_undone_and_wrong_is_told_once(podnet: Podnet, agent: Agent, bare: Path) -> None:
     problem = {"object": "Node/x", "reason": "NoPodCIDR", "message": "it has none", "field": ""}
     last = {"steps": 2, "failed": ["cannot add route"], "held": ["veth x"], "seconds": 0.1}
