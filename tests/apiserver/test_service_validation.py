@@ -80,6 +80,7 @@ WRONG: list[tuple[Document, str, Any, str, str]] = [
     (whole(), "ports.0.appProtocol", "a b", "spec.ports[0].appProtocol", INVALID),
     (whole(), "ports.0.nodePort", 30080, "spec.ports[0].nodePort", FORBIDDEN),
     (balanced(), "ports", [{**port, "nodePort": 30080} for port in TWO], "spec.ports[1].nodePort", DUPLICATE),
+    (balanced(), "ports.0.port", 10250, "spec.ports[0]", INVALID),
     (whole(), "selector", {"a b": "c"}, "spec.selector", INVALID),
     (whole(), "clusterIPs", [], "spec.clusterIPs", REQUIRED),
     (whole(), "clusterIPs", ["10.96.0.6"], "spec.clusterIPs", INVALID),

@@ -26,6 +26,7 @@ FAMILIES = ("IPv4", "IPv6")
 FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
 AFFINITY_SECONDS = 86400
+KUBELET_PORT = 10250
 SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges"
 TOPOLOGY_HINTS = "service.kubernetes.io/topology-aware-hints"
 TOPOLOGY_MODE = "service.kubernetes.io/topology-mode"
@@ -124,6 +125,9 @@ def _ports(spec: SpecForm) -> Causes:
         yield from _port(f"spec.ports[{index}]", port, need_name=len(spec.ports) > 1)
         if spec.type == "ClusterIP" and port.node_port:
             yield forbidden(f"spec.ports[{index}].nodePort", "may not be used when `type` is 'ClusterIP'")
+        if spec.type == "LoadBalancer" and port.port == KUBELET_PORT:
+            why = f"may not expose port {KUBELET_PORT} externally since it is used by kubelet"
+            yield wrong(f"spec.ports[{index}]", port.port, why)
     yield from rules.unique("spec.ports[{}].name", (port.name for port in spec.ports))
     yield from _repeated("spec.ports[{}].nodePort", [(port.protocol, port.node_port) for port in spec.ports])
     yield from _repeated("spec.ports[{}]", [(port.protocol, port.port) for port in spec.ports])

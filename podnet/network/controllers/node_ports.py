@@ -53,8 +53,9 @@ def port_token(number: int) -> Token:
 
 
 def tokens(spec: Mapping[str, Any]) -> Iterator[Token]:
-    """The node ports that a Service has."""
-    yield from map(port_token, node_ports(spec))
+    """The node ports that a Service has; what an ExternalName says is not given out."""
+    if needs_node_ports(type_of(spec)):
+        yield from map(port_token, node_ports(spec))
     if spec.get("healthCheckNodePort"):
         yield port_token(spec["healthCheckNodePort"])
 

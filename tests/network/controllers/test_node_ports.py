@@ -48,6 +48,12 @@ def test_only_some_types_have_any() -> None:
         assert numbers(spec) == [0]
 
 
+def test_what_an_external_name_says_is_not_given_out() -> None:
+    said = {"ports": [port(80, 30001)]}
+    assert list(tokens({"type": "ExternalName", **said})) == []
+    assert list(tokens({"type": "NodePort", **said})) == [port_token(30001)]
+
+
 @pytest.mark.parametrize("type_", ["NodePort", "LoadBalancer"])
 def test_free_choice_keeps_off_the_static_band(type_: str) -> None:
     spec = {"type": type_, "ports": [port(80), port(81), port(82)]}
