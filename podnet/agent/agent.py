@@ -26,6 +26,7 @@ from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import Desired, Unit, after, desired
 from podnet.network.memo import Memo
 from podnet.network.proxy.algorithms import LEAST, Loads
+from podnet.network.proxy.bridged import unfiltered
 from podnet.network.proxy.feature import least_loaded, refusal
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address
 from podnet.network.viewing import problems, view
@@ -96,6 +97,8 @@ class Agent:
         self.last: Pass | None = None
         self.seconds = 0.0
         self.passes = 0
+        self.current = False
+        """Whether the last pass was one over the newest of everything; it goes on with the last usable view."""
         self._kernel = kernel
         self._cluster = cluster
         self._read_facts = facts
@@ -243,6 +246,7 @@ class Agent:
         events, self._events = self._events, []
         self._looking()
         reason, done = await self._look(), None
+        self.current = reason is None
         if self.view is not None:
             pods = tuple(map(self._present, self.attachments.values()))
             self.view = msgspec.structs.replace(self.view, attachments=pods)
@@ -299,8 +303,8 @@ class Agent:
         return done, drifted and bool(done.plan)
 
     def _report(self, cluster: Cluster, seen: NodeView | None) -> None:
-        refused = refusal(seen) if seen is not None else None
-        self.problems = (*problems(cluster, self._memo, self.node), *self._unusable(), *((refused,) if refused else ()))
+        here = filter(None, (refusal(seen), unfiltered(seen))) if seen is not None else ()
+        self.problems = (*problems(cluster, self._memo, self.node), *self._unusable(), *here)
         metrics.PROBLEMS.set(len(self.problems))
 
     async def _poll(self) -> None:

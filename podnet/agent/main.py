@@ -37,7 +37,7 @@ from podnet.client.reflector import Informers, Watch
 from podnet.client.store import Problem as Unusable
 from podnet.errors import UserError
 from podnet.kernel.dataplane import KernelDataplane
-from podnet.kernel.facts import uplink
+from podnet.kernel.facts import missing, uplink
 from podnet.kernel.monitor import Monitor
 from podnet.kernel.reconciler import Reconciler
 from podnet.network.view import LocalFacts, NodeInfo, NodeView, Problem
@@ -189,5 +189,4 @@ def _facts(node: str, me: NodeInfo) -> LocalFacts | str:
     if found is None:
         wanted = " or ".join(me.addresses) or "an InternalIP"
         return f"no link of this node carries {wanted}; is Node/{node} another machine?"
-    missing = {} if os.path.exists("/proc/net/ip_vs") else {"ip_vs": "this kernel has none"}
-    return LocalFacts(node, found.name, found.mtu, found.prefixes, missing)
+    return LocalFacts(node, found.name, found.mtu, found.prefixes, missing())

@@ -124,6 +124,7 @@ def _links() -> Iterator[Link]:
             driver="" if data.get("info_kind") else _driver(name),
             checksum_offload=_offload(name) if vxlan else None,
             managed=name in managed,
+            master=entry.get("master", ""),
             advertised=any(a.get("dynamic") and ":" in a.get("local", "") for a in entry.get("addr_info", ())),
         )
 

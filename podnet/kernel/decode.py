@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from podnet.state.links import Bridge, Ifb, Link, PodLink, Shaper, Veth, Vxlan
 from podnet.state.resource import LINK_PREFIX, ROUTE_PROTOCOL
-from podnet.state.routes import Address, FdbEntry, Neighbour, Route
+from podnet.state.routes import Address, FdbEntry, Neighbour, Proxied, Route
 from podnet.wire import routes
 from podnet.wire.links import LinkMessage
 from podnet.wire.routes import AddressMessage, FdbMessage, NeighbourMessage, RouteMessage
@@ -101,14 +101,17 @@ def our_route(message: RouteMessage) -> bool:
     return message.protocol == ROUTE_PROTOCOL and message.table == routes.MAIN
 
 
-def neighbour(message: NeighbourMessage, names: Names, netns: str) -> Neighbour:
-    """A neighbour entry."""
+def neighbour(message: NeighbourMessage, names: Names, netns: str) -> Neighbour | Proxied:
+    """A neighbour entry, or an address that is answered for."""
+    if message.proxied:
+        return Proxied(name_of(names, message.index), message.address, netns)
     return Neighbour(name_of(names, message.index), message.address, message.mac, netns)
 
 
 def our_neighbour(message: NeighbourMessage, dev: str, netns: str) -> bool:
     """Whether a neighbour entry is ours: never one that was learned."""
-    return message.permanent and (message.protocol == ROUTE_PROTOCOL or (not netns and our_link(dev)))
+    lasts = message.permanent or message.proxied
+    return lasts and (message.protocol == ROUTE_PROTOCOL or (not netns and our_link(dev)))
 
 
 def fdb_entry(message: FdbMessage, names: Names) -> FdbEntry:

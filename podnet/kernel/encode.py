@@ -16,7 +16,7 @@ import msgspec
 from podnet.state.links import Bridge, Ifb, Link, PodLink, Redirect, Shaper, Veth, Vxlan
 from podnet.state.plan import Step
 from podnet.state.resource import ROUTE_PROTOCOL, Resource
-from podnet.state.routes import Address, FdbEntry, Neighbour, Route
+from podnet.state.routes import Address, FdbEntry, Neighbour, Proxied, Route
 from podnet.wire import links, routes, tc
 from podnet.wire.links import LinkMessage, VxlanData
 from podnet.wire.netlink import Request
@@ -192,8 +192,19 @@ def _remove_route(route: Route, _lookup: Lookup) -> Iterator[Write]:
     yield Write(routes.delete_route(message), _GONE)
 
 
-def _neighbour(neighbour: Neighbour, lookup: Lookup) -> NeighbourMessage:
+def _neighbour(neighbour: Neighbour | Proxied, lookup: Lookup) -> NeighbourMessage:
+    if isinstance(neighbour, Proxied):
+        index = lookup.index(neighbour.dev)
+        return NeighbourMessage(index, neighbour.address, protocol=ROUTE_PROTOCOL, proxied=True)
     return NeighbourMessage(lookup.index(neighbour.dev), neighbour.address, neighbour.mac, protocol=ROUTE_PROTOCOL)
+
+
+def _make_neighbour(neighbour: Neighbour | Proxied, lookup: Lookup) -> Iterator[Write]:
+    yield Write(routes.replace_neighbour(_neighbour(neighbour, lookup)))
+
+
+def _remove_neighbour(neighbour: Neighbour | Proxied, lookup: Lookup) -> Iterator[Write]:
+    yield Write(routes.delete_neighbour(_neighbour(neighbour, lookup)), _GONE)
 
 
 def _fdb(entry: FdbEntry, lookup: Lookup) -> FdbMessage:
@@ -217,7 +228,7 @@ _MAKE: Mapping[type[Resource], Callable[[Any, Lookup], Iterator[Write]]] = {
     PodLink: _make_pod_link,
     Address: lambda address, lookup: iter((Write(routes.add_address(_address(address, lookup))),)),
     Route: _make_route,
-    Neighbour: lambda entry, lookup: iter((Write(routes.replace_neighbour(_neighbour(entry, lookup))),)),
+    **dict.fromkeys((Neighbour, Proxied), _make_neighbour),
     FdbEntry: lambda entry, lookup: iter((Write(routes.replace_fdb(_fdb(entry, lookup))),)),
     Shaper: _make_shaper,
     Redirect: _make_redirect,
@@ -228,7 +239,7 @@ _REMOVE: Mapping[type[Resource], Callable[[Any, Lookup], Iterator[Write]]] = {
     PodLink: _remove_pod_link,
     Address: lambda address, lookup: iter((Write(routes.delete_address(_address(address, lookup)), _GONE),)),
     Route: _remove_route,
-    Neighbour: lambda entry, lookup: iter((Write(routes.delete_neighbour(_neighbour(entry, lookup)), _GONE),)),
+    **dict.fromkeys((Neighbour, Proxied), _remove_neighbour),
     FdbEntry: lambda entry, lookup: iter((Write(routes.delete_fdb(_fdb(entry, lookup)), _GONE),)),
     Shaper: lambda shaper, lookup: iter((Write(tc.delete_qdisc(lookup.index(shaper.dev), tc.ROOT), _GONE_QDISC),)),
     Redirect: lambda entry, lookup: iter((Write(tc.delete_qdisc(lookup.index(entry.dev), tc.INGRESS), _GONE_QDISC),)),

@@ -61,6 +61,14 @@ def neighbours_refused() -> int:
     return sum(int(values[column], 16) for values in cpus)
 
 
+def missing() -> dict[str, str]:
+    """Modules that this namespace's kernel does without, and why; whoever loads one later is seen at the next look."""
+    return {name: "this kernel has none" for name, path in _MODULES.items() if not os.path.exists(path)}
+
+
+_MODULES = {"ip_vs": "/proc/net/ip_vs", "br_netfilter": "/proc/sys/net/bridge/bridge-nf-call-iptables"}
+
+
 def features() -> dict[str, str | None]:
     """What podnet needs of a kernel: None where it works, else why not. Works in a namespace that is thrown away."""
     try:

@@ -24,7 +24,7 @@ from podnet.state.links import Link, PodLink, Redirect, Veth, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import ORDER, Plan, Step
 from podnet.state.resource import LINK_PREFIX, Key, NodeState, Resource
-from podnet.state.routes import Address, Neighbour, Route
+from podnet.state.routes import Address, Neighbour, Proxied, Route
 from podnet.wire.netlink import Failure
 from podnet.wire.nftables import declared
 
@@ -300,7 +300,9 @@ class FakeDataplane:
 
 
 def _lost_when_down(resource: Resource) -> bool:
-    return isinstance(resource, Route | Neighbour) or (isinstance(resource, Address) and ":" in resource.address)
+    return isinstance(resource, Route | Neighbour | Proxied) or (
+        isinstance(resource, Address) and ":" in resource.address
+    )
 
 
 def _merged(wanted: Resource, present: Resource) -> Resource:

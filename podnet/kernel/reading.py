@@ -76,10 +76,12 @@ class Reading:
                 yield found if wish is None or wish == found else _as_wished(found, cast(Route, wish))
 
     def neighbours(self) -> Iterator[Resource]:
-        """Our neighbours; never a learned one, even if wanted: it would expire."""
-        for body in self.netlink.dump(routes.dump_neighbours()):
+        """Our neighbours, and on the node what its links answer for; never a learned one, even if wanted: it would
+        expire."""
+        dumps = (routes.dump_neighbours(), *(() if self.netns else (routes.dump_proxied(),)))
+        for body in (body for request in dumps for body in self.netlink.dump(request)):
             message = routes.decode_neighbour(body)
-            if not isinstance(message, NeighbourMessage) or not message.permanent:
+            if not isinstance(message, NeighbourMessage) or not (message.permanent or message.proxied):
                 continue
             found = decode.neighbour(message, self.names, self.netns)
             if decode.our_neighbour(message, found.dev, self.netns) or self.wanted(found.key):

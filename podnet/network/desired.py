@@ -52,7 +52,8 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     """Every unit's resources. `memo` only saves time: with or without it the result is equal."""
     memo = {} if memo is None else memo
     parts = (view.me, view.peers, view.network, view.facts, view.affinities, view.retries, view.borne, view.algorithms)
-    node = recall(memo, "desired", parts, lambda: _without_pods(view))
+    bridged = pods.bridges(view)
+    node = recall(memo, "desired", (*parts, bridged), lambda: _without_pods(view, bridged))
     served: Desired = each(
         memo,
         "served",
@@ -84,8 +85,9 @@ def after(view: NodeView, plan: Plan) -> tuple[Action, ...]:
     return (*hostports.forget(view, plan), *proxy.forget(view, plan), *announce.tell(plan))
 
 
-def _without_pods(view: NodeView) -> NodeView:
-    return msgspec.structs.replace(view, attachments=(), services={}, leases={}, mtu=migration.pod_mtu(view))
+def _without_pods(view: NodeView, bridged: bool) -> NodeView:
+    mtu = migration.pod_mtu(view)
+    return msgspec.structs.replace(view, attachments=(), services={}, leases={}, mtu=mtu, bridged=bridged)
 
 
 def _service(node: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:

@@ -18,7 +18,7 @@ from podnet.network.view import Attachment, NodeView, base_address, first_addres
 from podnet.state.host import Sysctl
 from podnet.state.links import Bridge, Link, PodLink, Veth, VethPeer
 from podnet.state.resource import LINK_PREFIX, Resource
-from podnet.state.routes import Address, Neighbour, Route
+from podnet.state.routes import Address, Neighbour, Proxied, Route
 
 BRIDGE = f"{LINK_PREFIX}0"
 PTP_MAC = "ee:ee:ee:ee:ee:ee"
@@ -51,16 +51,25 @@ def _mac(raw: bytes) -> str:
     return raw.hex(":")
 
 
+def bridges(view: NodeView) -> bool:
+    """Whether pods of this node are on the bridge, or new ones will be."""
+    return view.network.attachment == "bridge" or any(each.mode == "bridge" for each in view.attachments)
+
+
 def segment(view: NodeView) -> Iterator[Resource]:
     """What the node needs once for all its bridged pods: the bridge and the gateway addresses of its ranges.
 
-    It answers their ARP for pods of their range that are not on the bridge but have point-to-point links, at once.
+    It answers their ARP for pods of their range that are not on the bridge but have point-to-point links, at once; and
+    their neighbour solicitations, where there are bridged pods, but only for addresses that it is told.
     """
     yield Bridge(name=BRIDGE, mtu=view.mtu, mac=derived_mac(f"bridge/{view.me.name}"), alias="podnet pods of this node")
     for cidr in view.me.pod_cidrs:
         yield Address(BRIDGE, f"{first_address(cidr)}/{cidr.partition('/')[2]}")
     yield Sysctl(f"net/ipv4/conf/{BRIDGE}/proxy_arp", "1", dev=BRIDGE)
     yield Sysctl(f"net/ipv4/neigh/{BRIDGE}/proxy_delay", "0", dev=BRIDGE)
+    if view.bridged and any(map(is_v6, view.me.pod_cidrs)):
+        yield Sysctl(f"net/ipv6/conf/{BRIDGE}/proxy_ndp", "1", dev=BRIDGE)
+        yield Sysctl(f"net/ipv6/neigh/{BRIDGE}/proxy_delay", "0", dev=BRIDGE)
 
 
 def attach(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
@@ -74,6 +83,8 @@ def attach(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
             yield from _bridged(view, attachment, address)
         else:
             yield from _point_to_point(attachment, address)
+            if view.bridged and is_v6(address):
+                yield Proxied(BRIDGE, base_address(address))
 
 
 def _node_end(attachment: Attachment, peer: VethPeer, mtu: int) -> Link:

@@ -80,6 +80,27 @@ class Neighbour(Resource, frozen=True, gc=False):
         return (self.netns, self.dev)
 
 
+class Proxied(Resource, frozen=True, gc=False):
+    """An IPv6 address elsewhere, for which a link answers neighbour solicitations (with `proxy_ndp` on).
+
+    IPv4 needs none: `proxy_arp` answers for whatever the node has a route to.
+    """
+
+    dev: str
+    address: str
+    netns: str = ""
+
+    @property
+    def key(self) -> Key:
+        """In a table of its own beside that of neighbours."""
+        return ("Neighbour", self.netns, self.dev, self.address, "proxied")
+
+    @property
+    def on(self) -> tuple[str, str]:
+        """Goes with its link."""
+        return (self.netns, self.dev)
+
+
 class FdbEntry(Resource, frozen=True, gc=False):
     """A permanent forwarding entry of a VXLAN device: frames for `mac` go to underlay address `dst`."""
 

@@ -45,7 +45,7 @@ _ONLINK = 0x4
 
 _NEIGHBOUR = Struct("=BxxxiHBB")  # struct ndmsg
 _ND_DST, _ND_MAC, _ND_PROTOCOL = 1, 2, 12
-_SELF = 0x02
+_SELF, _PROXIED = 0x02, 0x08
 
 
 class AddressMessage(msgspec.Struct, frozen=True, gc=False):
@@ -197,13 +197,14 @@ _ANY = {IPV4: "0.0.0.0", IPV6: "::"}
 
 
 class NeighbourMessage(msgspec.Struct, frozen=True, gc=False):
-    """A neighbour of a link: who has `address` there."""
+    """A neighbour of a link: who has `address` there. `proxied`: nobody, but the link answers for it."""
 
     index: int
     address: str
-    mac: str
+    mac: str = ""
     permanent: bool = True
     protocol: int = 0
+    proxied: bool = False
 
 
 def replace_neighbour(message: NeighbourMessage) -> Request:
@@ -221,11 +222,17 @@ def dump_neighbours() -> Request:
     return Request(GET_NEIGHBOUR, DUMP, _NEIGHBOUR.pack(0, 0, 0, 0, 0))
 
 
+def dump_proxied() -> Request:
+    """Ask for all addresses that links answer for."""
+    return Request(GET_NEIGHBOUR, DUMP, _NEIGHBOUR.pack(0, 0, 0, _PROXIED, 0))
+
+
 def _encode_neighbour(message: NeighbourMessage) -> bytes:
+    state, flags = PERMANENT if message.permanent else 0, _PROXIED if message.proxied else 0
     return (
-        _NEIGHBOUR.pack(family_of(message.address), message.index, PERMANENT if message.permanent else 0, 0, 0)
+        _NEIGHBOUR.pack(family_of(message.address), message.index, state, flags, 0)
         + attribute(_ND_DST, pack_ip(message.address))
-        + attribute(_ND_MAC, pack_mac(message.mac))
+        + (attribute(_ND_MAC, pack_mac(message.mac)) if message.mac else b"")
         + (u8(_ND_PROTOCOL, message.protocol) if message.protocol else b"")
     )
 
@@ -272,4 +279,5 @@ def decode_neighbour(body: bytes) -> NeighbourMessage | FdbMessage | None:
         return None
     if family == BRIDGE:
         return FdbMessage(index, mac, ip_text(dst), permanent) if flags & _SELF else None
-    return NeighbourMessage(index, ip_text(dst), mac, permanent, number(found.get(_ND_PROTOCOL)))
+    proxied = bool(flags & _PROXIED)
+    return NeighbourMessage(index, ip_text(dst), mac, permanent, number(found.get(_ND_PROTOCOL)), proxied)

@@ -21,7 +21,7 @@ from podnet.state.links import Bridge, Ifb, PodLink, Redirect, Shaper, Veth, Vet
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import Plan, Step, plan
 from podnet.state.resource import Key, NodeState, Resource, state
-from podnet.state.routes import Address, FdbEntry, Neighbour, Route
+from podnet.state.routes import Address, FdbEntry, Neighbour, Proxied, Route
 from podnet.state.text import difference
 
 UPLINK = "eth0"
@@ -100,6 +100,7 @@ def pod(path: str, number: int = 5) -> Iterator[Resource]:
     yield Sysctl(f"net/ipv4/conf/{ours.name}/proxy_arp", "1", dev=ours.name)
     yield Route(f"10.244.9.{number}/32", dev=ours.name, scope_link=True)
     yield Route(f"fd44:9::{number:x}/128", dev=ours.name, scope_link=True)
+    yield Proxied("podnet0", f"fd44:1::1:{number:x}")
     yield Ifb(name=f"podneti{number:07x}", mtu=1450)
     yield Shaper(ours.name, 10_000_000, 800_000)
     yield Redirect(ours.name, f"podneti{number:07x}")
@@ -334,7 +335,7 @@ class Contract:
         assert {step.resource.key[1] for step in outcome.held} == {"", gone}
         assert {step.resource.key for step in outcome.done} >= {resource.key for resource in pod(path)}
         assert {step.resource.key for step in outcome.done}.isdisjoint(
-            resource.key for resource in pod(gone, 6) if not isinstance(resource, Ifb | Shaper)
+            resource.key for resource in pod(gone, 6) if not isinstance(resource, Ifb | Proxied | Shaper)
         )
         assert not any(key[1] == gone for key in node.plane.read(desired))
 

@@ -9,10 +9,11 @@ from podnet.network import pods
 from podnet.network.bandwidth import ifb_name
 from podnet.network.view import Attachment
 from podnet.state.links import Bridge, PodLink, Veth
-from podnet.state.routes import Address, Route
+from podnet.state.routes import Address, Proxied, Route
 from tests.worlds import attachment, cluster, config, node, state_of
 
 WORLD = cluster([node(1, dual=True)], config(dual=True))
+PTP = cluster([node(1, dual=True)], config(dual=True, attachment="ptp"))
 
 
 def test_names_are_derived_and_differ() -> None:
@@ -87,3 +88,12 @@ def test_bridges_have_a_mac_of_their_own() -> None:
     bridges = [state_of(world, i)["Link", "", "podnet0"] for i in (1, 2)]
     macs = {each.mac for each in bridges if isinstance(each, Bridge)}
     assert len(macs - {None}) == 2
+
+
+def test_the_bridge_answers_for_ipv6_pods_beside_it_while_there_are_bridged_ones() -> None:
+    beside, bridged = attachment(1, 1, dual=True, mode="ptp"), attachment(1, 2, dual=True)
+    both = state_of(PTP, 1, [beside, bridged])
+    assert [each for each in both.values() if isinstance(each, Proxied)] == [Proxied(pods.BRIDGE, "fd00:10:244:1::2")]
+    assert ("Sysctl", "", f"net/ipv6/conf/{pods.BRIDGE}/proxy_ndp") in both
+    alone = state_of(PTP, 1, [beside])
+    assert not [key for key in alone if key[-1] == "proxied" or "proxy_ndp" in key[2]]

@@ -48,7 +48,13 @@ ROUTE_MESSAGES = st.one_of(
     )
 )
 NEIGHBOURS = st.builds(
-    NeighbourMessage, index=INDEXES, address=ADDRESSES, mac=MACS, permanent=st.booleans(), protocol=st.integers(0, 255)
+    NeighbourMessage,
+    index=INDEXES,
+    address=ADDRESSES,
+    mac=MACS,
+    permanent=st.booleans(),
+    protocol=st.integers(0, 255),
+    proxied=st.booleans(),
 )
 FDB_ENTRIES = st.builds(FdbMessage, index=INDEXES, mac=MACS, dst=ADDRESSES, permanent=st.booleans())
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from podnet.network.checkup.finding import Finding, error, info, warning
 from podnet.network.checkup.survey import Chain, Survey
+from podnet.network.pods import BRIDGE
 from podnet.state.resource import LINK_PREFIX, TABLE_PREFIX
 
 HOOKS = {"INPUT": "input", "FORWARD": "forward", "OUTPUT": "output"}
@@ -82,8 +83,18 @@ def forward(survey: Survey) -> Iterator[Finding]:
 
 
 def bridged(survey: Survey) -> Iterator[Finding]:
-    """With br_netfilter, frames between pods of one node pass the forward chains too."""
-    if survey.sysctls.get("net/bridge/bridge-nf-call-iptables") == "1" and (shut := list(_shut(survey))):
+    """With br_netfilter, frames between pods of one node pass the forward chains too, and Services need that."""
+    called = survey.sysctls.get("net/bridge/bridge-nf-call-iptables")
+    if (
+        called is None
+        and survey.agent.proxy not in ("", "none")
+        and any(link.master == BRIDGE for link in survey.links)
+    ):
+        why = "bridged pods that reach pods of their own node through a Service come with the bridge's address"
+        yield warning(
+            "the kernel module br_netfilter is not loaded", why, "modprobe br_netfilter, or use attachment ptp"
+        )
+    if called == "1" and (shut := list(_shut(survey))):
         why = f"so packets between pods of one node too are dropped by {', '.join(map(_named, shut))}"
         yield info("bridge-nf-call-iptables is 1", why, "let pods pass there: see the forward firewall")
 

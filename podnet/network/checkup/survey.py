@@ -27,6 +27,8 @@ class Link(Value, frozen=True):
     """NetworkManager takes care of it."""
     advertised: bool = False
     """It has an IPv6 address that a router advertised."""
+    master: str = ""
+    """The bridge that it is a port of."""
 
 
 class Route(Value, frozen=True):

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 from podnet.network.memo import Memo, each, recall
-from podnet.network.proxy import flows, iptables, nft_chains, nftables, userspace
+from podnet.network.proxy import bridged, flows, iptables, nft_chains, nftables, userspace
 from podnet.network.proxy.algorithms import LEAST, ROUND_ROBIN, SOURCE_HASH, Flows, Loads, loads
 from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView, Problem, base_address, is_v6
@@ -160,7 +160,9 @@ def refusal(view: NodeView) -> Problem | None:
 def frame(view: NodeView) -> Iterator[Resource]:
     """The node feature."""
     mode = mode_of(view)
-    return mode.frame(view) if mode else iter(())
+    if mode is not None:
+        yield from mode.frame(view)
+        yield from bridged.pass_the_node(view)
 
 
 def serve(view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:

@@ -202,6 +202,19 @@ def test_bridge_filter() -> None:
     assert found(change(survey, chains=(open_,)), "bridge filter") == []
 
 
+def test_bridged_pods_without_a_bridge_filter() -> None:
+    bridged = change(HEALTHY, links=(*HEALTHY.links, Link("podnet12", master="podnet0")))
+    for proxy, expected in (("nftables", 1), ("none", 0)):
+        survey = change(bridged, agent=change(bridged.agent, proxy=proxy))
+        assert len(found(survey, "bridge filter")) == expected
+        assert (
+            found(
+                change(survey, sysctls={**survey.sysctls, "net/bridge/bridge-nf-call-iptables": "1"}), "bridge filter"
+            )
+            == []
+        )
+
+
 @pytest.mark.parametrize(("flows", "severity"), [(749, None), (750, "warning"), (900, "error"), (1000, "error")])
 def test_connection_table(flows: int, severity: str | None) -> None:
     findings = found(change(HEALTHY, flows=flows), "connection tracking")
