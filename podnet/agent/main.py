@@ -27,7 +27,7 @@ from podnet.agent.conflist import Conflist
 from podnet.agent.ear import Ear
 from podnet.agent.ejections import Ejections
 from podnet.agent.publish import Publisher
-from podnet.agent.services import count_without_local
+from podnet.agent.services import count_rules, count_without_local
 from podnet.agent.serving import Serving
 from podnet.agent.web import serve
 from podnet.client.api import Api
@@ -115,6 +115,7 @@ async def _main(
             prepare=serving.prepare,
         )
         count_without_local(agent)
+        count_rules(agent)
         Ear(Monitor(own=dataplane.own), agent.kernel_events)
         server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
         ejections = Ejections(agent, publisher.tell)
@@ -168,7 +169,7 @@ def _applied(
     agent: Agent, serving: Serving, publisher: Publisher, conflist: Conflist, seen: NodeView | None, reason: str | None
 ) -> None:
     if agent.last is not None:
-        serving.applied(agent.seconds, agent.passes == 1, not agent.last.failed)
+        serving.applied(agent.seconds, agent.passes == 1, agent.last, agent.current)
     publisher.publish(seen, agent.problems)
     if reason is None:
         conflist.publish()

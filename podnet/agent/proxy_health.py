@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import msgspec
 from aiohttp import web
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from podnet.agent import proxy_metrics
@@ -23,6 +23,7 @@ from podnet.network.view import HealthCheck, Problem
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 Place = tuple[str, int]
 
+NO_SNIFF = {"X-Content-Type-Options": "nosniff"}
 HEALTHZ, METRICS = ("", 10256), ("127.0.0.1", 10249)
 """Where kube-proxy listens; "" is every address of the node."""
 
@@ -116,19 +117,24 @@ def _health(pulse: Pulse, eligible: Callable[[], bool], clock: Callable[[], floa
 
 def _monitoring(mode: Callable[[], str], settings: Callable[[], Mapping[str, object]]) -> list[web.RouteDef]:
     async def metrics(_: web.Request) -> web.Response:
-        body = generate_latest(proxy_metrics.REGISTRY)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return _counted(proxy_metrics.REGISTRY)
+
+    async def slis(_: web.Request) -> web.Response:
+        return _counted(proxy_metrics.SLIS)
 
     async def proxy_mode(_: web.Request) -> web.Response:
-        return web.Response(text=mode())
+        return web.Response(text=mode(), headers=NO_SNIFF)
 
     async def configz(_: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(settings()), content_type="application/json")
 
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok")
+        proxy_metrics.pinged()
+        return web.Response(text="ok", headers=NO_SNIFF)
 
-    pages = {"/metrics": metrics, "/proxyMode": proxy_mode, "/configz": configz, "/healthz": healthz}
+    pages = {
+        "/metrics": metrics, "/metrics/slis": slis, "/proxyMode": proxy_mode, "/configz": configz, "/healthz": healthz,
+    }  # fmt: skip
     return [web.get(path, handler) for path, handler in pages.items()]
 
 
@@ -138,6 +144,10 @@ async def _runner(routes: Iterable[web.RouteDef]) -> web.AppRunner:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     return runner
+
+
+def _counted(registry: CollectorRegistry) -> web.Response:
+    return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _response(found: Answer) -> web.Response:

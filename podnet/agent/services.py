@@ -7,7 +7,8 @@ who stays with which endpoint, which endpoints are passed over, and one walk ove
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from podnet.agent import proxy_metrics
 from podnet.agent.agent import Agent
@@ -20,6 +21,7 @@ from podnet.network.service_port import ServicePort
 from podnet.network.view import NodeView, Problem
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.services import Service
+from podnet.state.resource import Resource
 
 POLICIES = ("internal", "external")
 
@@ -118,6 +120,16 @@ def count_without_local(agent: Agent) -> None:
         for policy in POLICIES:
             gauge = proxy_metrics.NO_LOCAL_ENDPOINTS.labels(family, policy)
             gauge.set_function(lambda v6=v6, policy=policy: without_local(agent.view, v6, policy))  # type: ignore[misc]
+
+
+def count_rules(agent: Agent) -> None:
+    """Let the metrics tell, whenever they are asked, how many iptables rules there are."""
+
+    def wanted() -> Iterator[Resource]:
+        there = agent.view is not None and agent.view.network.proxy.mode == "iptables"
+        return chain.from_iterable(agent.units.values() if there else ())
+
+    proxy_metrics.REGISTRY.register(proxy_metrics.IptablesRules(wanted))
 
 
 def without_local(seen: NodeView | None, v6: bool, policy: str) -> int:

@@ -15,6 +15,7 @@ from aiohttp import web
 from podnet.agent.proxy_health import HealthServers, serve
 from podnet.agent.proxy_metrics import Pulse
 from podnet.daemons.proxy_feed import Feed
+from podnet.kernel.reconciler import Pass
 from podnet.network.proxy import userspace
 from podnet.network.proxy.health import configz, eligible, trigger_time
 from podnet.network.view import HealthCheck, NodeView, Problem
@@ -23,6 +24,8 @@ from podnet.objects.network import NetworkSpec
 from podnet.state.difference import changes
 
 USERSPACE = "userspace"
+TABLES = frozenset({"NftTable", "Element", "IptablesChain", "IptablesJump"})
+"""What the proxy asks of the kernel; transactions are whole, so what else stands in them is held up too."""
 
 
 class Serving:
@@ -68,12 +71,14 @@ class Serving:
             self._feed.update(userspace.orders(view, ports))
             await self._feed.settled()
 
-    def applied(self, seconds: float, whole: bool, ok: bool) -> None:
-        """A pass has ended."""
-        if ok:
+    def applied(self, seconds: float, whole: bool, done: Pass, current: bool = True) -> None:
+        """A pass has ended, over the newest cluster if `current`. A pod's link that can't be made is nothing that load
+        balancers should hear of."""
+        if any(error.resource.kind in TABLES for error in done.failed):
+            self.pulse.failed(time.time(), self._spec.proxy.mode, whole)
+        elif current:
             self.pulse.synced(time.time(), seconds, whole)
-        else:
-            self.pulse.failed(self._spec.proxy.mode)
+            self.pulse.wrote(done.plan.steps)
         self._dirty.set()
 
     async def run(self) -> None:
