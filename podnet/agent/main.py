@@ -23,6 +23,7 @@ from podnet.agent.agent import Agent
 from podnet.agent.attachments import Attachments
 from podnet.agent.attachments_file import boot_id
 from podnet.agent.cni_server import CniServer
+from podnet.agent.conditions import Conditions
 from podnet.agent.conflist import Conflist
 from podnet.agent.ear import Ear
 from podnet.agent.ejections import Ejections
@@ -108,10 +109,7 @@ async def _main(
             applied=lambda seen, reason: _applied(agent, serving, publisher, conflist, seen, reason),
             looking=publisher.withhold,
             said=lambda: publisher.tried,
-            unusable=lambda: (
-                *(Problem(_name(each), "Invalid", each.message) for each in informers.problems),
-                *serving.problems,
-            ),
+            unusable=lambda: (*_unusable(informers), *serving.problems),
             prepare=serving.prepare,
         )
         count_without_local(agent)
@@ -124,7 +122,8 @@ async def _main(
         await server.start()
         click.echo(f"podnet agent {__version__} of {node} runs", err=True)
         try:
-            await _until_signal(agent, serving, informers, publisher, ejections)
+            conditions = Conditions(api, node, lambda: agent.cluster, lambda: _unusable(informers))
+            await _until_signal(agent, serving, informers, publisher, ejections, conditions)
         finally:
             conflist.withdraw()
             await server.close()
@@ -143,7 +142,12 @@ async def _kube_proxy_ports(serving: Serving) -> list[web.AppRunner]:
 
 
 async def _until_signal(
-    agent: Agent, serving: Serving, informers: Informers, publisher: Publisher, ejections: Ejections
+    agent: Agent,
+    serving: Serving,
+    informers: Informers,
+    publisher: Publisher,
+    ejections: Ejections,
+    conditions: Conditions,
 ) -> None:
     async def follow() -> None:
         agent.wake()  # to say what it waits for, and to take back what a killed one has promised
@@ -151,11 +155,12 @@ async def _until_signal(
         while True:
             serving.queued(seen)
             agent.wake()
+            conditions.wake()
             seen = await informers.changed(seen)
 
     async with asyncio.TaskGroup() as tasks:
-        jobs = (informers.run(), follow(), agent.run(), publisher.run(), serving.run(), ejections.run())
-        work = [tasks.create_task(job) for job in jobs]
+        runs = (informers, agent, publisher, serving, ejections, conditions)
+        work = [tasks.create_task(job) for job in (follow(), *(each.run() for each in runs))]
 
         def stop() -> None:
             for task in work:
@@ -175,6 +180,10 @@ def _applied(
         conflist.publish()
     else:
         conflist.withdraw()
+
+
+def _unusable(informers: Informers) -> tuple[Problem, ...]:
+    return tuple(Problem(_name(each), "Invalid", each.message) for each in informers.problems)
 
 
 def _name(problem: Unusable) -> str:

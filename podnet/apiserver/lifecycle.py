@@ -104,7 +104,7 @@ def updated(
         metadata.pop(name, None)
     metadata.update({name: before[name] for name in _KEPT if name in before})
     new = _SUBRESOURCES[subresource](kind, document, old)
-    new = _judged(kind, new, old, nothing_to_settle if subresource else settle)
+    new = _judged(kind, new, old, nothing_to_settle if subresource else settle, subresource == "status")
     if kind.kind in GENERATION and _wishes(new) != _wishes(old):
         metadata["generation"] = before.get("generation", 0) + 1
     if finished(kind, new):
@@ -155,14 +155,18 @@ def _wishes(document: Document) -> Document:
     return {name: value for name, value in document.items() if name not in ("metadata", "status")}
 
 
-def _judged(kind: Kind, document: Document, old: Document | None, settle: Settle) -> Document:
-    """Types, then defaults, then what is given out, then every rule: all wrong fields in one answer."""
+def _judged(kind: Kind, document: Document, old: Document | None, settle: Settle, of_status: bool = False) -> Document:
+    """Types, then defaults, then what is given out, then every rule: all wrong fields in one answer. The writer of a
+    status (`of_status`) is not blamed for what was wrong before, of which it may be about to tell."""
     causes = list(validation.shape(kind, document))
     if not causes:
         if kind.kind in DEFAULTS:
             DEFAULTS[kind.kind](document)
         settle(document, old)
         causes = list(validation.causes(kind, document, old))
+        if causes and of_status and old is not None:
+            before = list(validation.causes(kind, old, None))
+            causes = [cause for cause in causes if cause not in before]
     if causes:
         name = document["metadata"].get("name")
         raise invalid(kind, name if isinstance(name, str) else "", causes)

@@ -192,7 +192,9 @@ def _network_config(document: Document, now: datetime) -> Cells:
 def _service_route(document: Document, now: datetime) -> Cells:
     spec = document["spec"]
     sources = [cidr for segment in spec.get("segments", ()) for cidr in segment["from"]]
-    return [_name(document), spec["service"], _few(sources, "<none>"), _created(document, now)]
+    conditions = document.get("status", {}).get("conditions", ())
+    accepted = next((each["status"] for each in conditions if each["type"] == "Accepted"), "")
+    return [_name(document), spec["service"], _few(sources, "<none>"), accepted, _created(document, now)]
 
 
 def _external_pods(document: Document, now: datetime) -> Cells:
@@ -223,7 +225,7 @@ PRINTERS: Mapping[str, Printer] = {
     "EndpointSlice": Printer("Name AddressType Ports Endpoints Age", _endpoint_slice),
     "Endpoints": Printer("Name Endpoints Age", _endpoints),
     "Lease": Printer("Name Holder Age", _lease),
-    "ServiceRoute": Printer("Name Service Segments Age", _service_route),
+    "ServiceRoute": Printer("Name Service Segments Accepted Age", _service_route),
     "ExternalPods": Printer("Name Ports Pods Age +Selector", _external_pods),
     "DebugPort": Printer("Name Pod Port Address Expires Age", _debug_port),
     "NetworkConfig": Printer("Name Backend Pod-CIDRs Attachment Age +MTU +Masquerade", _network_config),

@@ -202,14 +202,14 @@ def problems(cluster: Cluster, memo: Memo | None = None, node: str = "") -> tupl
     what becomes of Services also depends on the node."""
     memo = {} if memo is None else memo
     nodes = recall(memo, "problems", (cluster.nodes, cluster.network), lambda: tuple(_problems(cluster, memo)))
-    services = _service_problems(cluster, memo, node)
+    services = service_problems(cluster, memo, _own(cluster, node, memo))
     return recall(
         memo, "all problems", (nodes, *services), lambda: (*nodes, *(each for some in services for each in some))
     )
 
 
-def _service_problems(cluster: Cluster, memo: Memo, node: str) -> tuple[tuple[Problem, ...], ...]:
-    """By source."""
+def service_problems(cluster: Cluster, memo: Memo, own: Words) -> tuple[tuple[Problem, ...], ...]:
+    """What of Services and ServiceRoutes can't be honoured, by source; `own` are addresses at which node ports are."""
     config, services, routes = cluster.network, cluster.services, cluster.serviceroutes
     if config is None or config.spec.proxy.mode == "none":
         return ()
@@ -223,12 +223,14 @@ def _service_problems(cluster: Cluster, memo: Memo, node: str) -> tuple[tuple[Pr
         lambda key: tuple(faults.of_service(services[key], families, mode)),
         lambda key: key,
     )
-    without = claims.lost(memo, services, _own(cluster, node, memo))
+    without = claims.lost(memo, services, own)
     names = recall(memo, "service names", (services,), lambda: frozenset(services)) if routes else frozenset()
     return (
         recall(memo, "faulty", (wrong,), lambda: tuple(problem for some in wrong.values() for problem in some)),
         recall(memo, "losers", (without,), lambda: tuple(claims.problems(without))),
-        recall(memo, "route faults", (routes, names), lambda: tuple(faults.of_routes(routes.values(), names))),
+        recall(
+            memo, "route faults", (routes, names, config), lambda: tuple(faults.of_routes(routes.values(), names, mode))
+        ),
     )
 
 

@@ -21,13 +21,14 @@ class NodeAddress(Value, frozen=True):
 
 
 class Condition(Value, frozen=True):
-    """A status condition of a node, pod or namespace."""
+    """A status condition (metav1.Condition); `observed_generation` is that of the spec it speaks of, 0 when not told."""
 
     type: str = ""
     status: str = ""
     reason: str = ""
     message: str = ""
     last_transition_time: str | None = None
+    observed_generation: int = 0
 
 
 class Taint(Value, frozen=True):

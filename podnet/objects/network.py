@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from podnet.objects.core import Condition
 from podnet.objects.meta import Object, Value
 
 NETWORK_NAME = "default"
@@ -92,7 +93,14 @@ class ServiceRouteSpec(Value, frozen=True):
     default: tuple[RouteBackend, ...] = ()
 
 
+class ServiceRouteStatus(Value, frozen=True):
+    """Whether a route can be honoured (network/conditions.py)."""
+
+    conditions: tuple[Condition, ...] = ()
+
+
 class ServiceRoute(Object, frozen=True):
     """Splits one Service by client, by weight, or both (podnet.dev/v1)."""
 
     spec: ServiceRouteSpec = ServiceRouteSpec()
+    status: ServiceRouteStatus = ServiceRouteStatus()

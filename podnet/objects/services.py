@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from podnet.objects.core import Condition
 from podnet.objects.meta import Object, Value
 
 
@@ -76,6 +77,7 @@ class ServiceStatus(Value, frozen=True):
     """What became of a Service."""
 
     load_balancer: LoadBalancerStatus = LoadBalancerStatus()
+    conditions: tuple[Condition, ...] = ()
 
 
 class Service(Object, frozen=True):

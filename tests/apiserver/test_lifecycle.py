@@ -327,3 +327,13 @@ def test_unknown_fields_pass_untouched() -> None:
 def test_the_tables_name_kinds_that_exist() -> None:
     kinds = {kind.kind for kind in KINDS}
     assert kinds >= lifecycle.GENERATION | lifecycle.STATUS_BY_USER | lifecycle.NO_BLIND_UPDATE
+
+
+def test_the_writer_of_a_status_is_not_blamed_for_the_spec() -> None:
+    """Rules may be stricter than those under which an object was stored, and its status is where that is told."""
+    old = born(make.service_route())
+    old["spec"]["segments"] *= 2  # they overlap
+    status = {"conditions": [{"type": "Accepted", "status": "False"}]}
+    assert update(old, old | {"status": status}, "status")["status"] == status
+    with refused(422, "Invalid"):
+        update(old, old | {"metadata": old["metadata"] | {"labels": {"a": "b"}}})

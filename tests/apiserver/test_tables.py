@@ -227,7 +227,11 @@ ROWS = [
         make.network_config(podCIDRs=["10.244.0.0/16", "fd00::/48"], mtu=1400),
         {"Backend": "vxlan", "Pod-CIDRs": "10.244.0.0/16,fd00::/48", "MTU": "1400", "Masquerade": "yes"},
     ),
-    (make.service_route(), {"Service": "web", "Segments": "10.1.0.0/16"}),
+    (make.service_route(), {"Service": "web", "Segments": "10.1.0.0/16", "Accepted": ""}),
+    (
+        make.service_route() | {"status": {"conditions": [{"type": "Accepted", "status": "False"}]}},
+        {"Accepted": "False"},
+    ),
     (make.service_route(segments=[], default=[{"weight": 95}, {"weight": 5}]), {"Segments": "<none>"}),
     (make.network_config(), {"MTU": "derived", "Attachment": "ptp"}),
     (

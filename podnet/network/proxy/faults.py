@@ -23,6 +23,8 @@ from podnet.objects.network import NETWORK_NAME, NetworkSpec, ServiceRoute
 from podnet.objects.services import Service
 
 NAMES = {False: "IPv4", True: "IPv6"}
+ROUTELESS = ("iptables",)
+"""Modes in which every client has all endpoints."""
 
 
 def of_service(service: Service, families: Collection[bool], mode: str = "") -> Iterator[Problem]:
@@ -51,8 +53,8 @@ def of_service(service: Service, families: Collection[bool], mode: str = "") -> 
             yield Problem(name, "NoRetry", message, "metadata.annotations")
 
 
-def of_routes(routes: Iterable[ServiceRoute], services: Collection[Key]) -> Iterator[Problem]:
-    """Of all routes; `services` are the names of those there are."""
+def of_routes(routes: Iterable[ServiceRoute], services: Collection[Key], mode: str = "") -> Iterator[Problem]:
+    """Of all routes; `services` are the names of those there are, `mode` is what makes them."""
     by_service: dict[Key, list[ServiceRoute]] = {}
     for route in routes:
         name, spec = _named(route), route.spec
@@ -60,6 +62,9 @@ def of_routes(routes: Iterable[ServiceRoute], services: Collection[Key]) -> Iter
             Problem(name, "InvalidServiceRoute", f"{field} {message}", field)
             for field, message in splitting.mistakes(spec)
         )
+        if mode in ROUTELESS:
+            message = f"mode {mode} has no routes, so every client has all endpoints; use nftables or userspace"
+            yield Problem(name, "UnsupportedByMode", message, "spec")
         key = (route.metadata.namespace, spec.service)
         if spec.service and key not in services:
             message = f"there is no Service {spec.service} in namespace {key[0]}"

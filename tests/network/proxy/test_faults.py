@@ -51,6 +51,12 @@ def test_an_unknown_mode_is_said_and_the_rest_of_the_network_works() -> None:
     assert seen.peers
 
 
+def test_a_mode_without_routes() -> None:
+    (problem,) = found(service(), routes=(route(),), mode="iptables")
+    assert (problem.object, problem.reason) == ("ServiceRoute/default/r", "UnsupportedByMode")
+    assert found(service(), routes=(route(),), mode="userspace") == []
+
+
 def test_a_family_that_the_cluster_has_not() -> None:
     one = service(cluster_ips=("10.96.0.1", "fd00:10:96::1"), external_ips=("2001:db8::1",))
     assert [(each.object, each.reason, each.field) for each in found(one)] == [
