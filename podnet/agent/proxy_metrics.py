@@ -131,10 +131,12 @@ class Pulse:
     def __init__(self, families: Iterable[str] = ("IPv4", "IPv6")) -> None:
         self.families = tuple(families)
         self.progress = Progress()
-        self._triggers: list[float] = []
+        self._triggers: list[tuple[str, float]] = []
 
-    def queued(self, now: float, services: int = 0, endpoints: int = 0, triggers: Iterable[float] = ()) -> None:
-        """So many Services and slices changed; `triggers` are the slices' own times (health.trigger_time)."""
+    def queued(
+        self, now: float, services: int = 0, endpoints: int = 0, triggers: Iterable[tuple[str, float]] = ()
+    ) -> None:
+        """So many Services and slices changed; `triggers` are the slices' families and times (health.trigger_time)."""
         self._wait(now)
         self._triggers += triggers
         SERVICE_CHANGES.inc(services)
@@ -158,13 +160,14 @@ class Pulse:
             LAST_SYNC.labels(family).set(now)
             SYNC.labels(family).observe(seconds)
             (SYNC_FULL if whole else SYNC_PARTIAL).labels(family).observe(seconds)
-            for trigger in triggers:
-                PROGRAMMING.labels(family).observe(max(0.0, now - trigger))
+        for family, trigger in triggers:
+            PROGRAMMING.labels(family).observe(max(0.0, now - trigger))
 
-    def failed(self, now: float, mode: str, whole: bool) -> None:
-        """A pass was refused: what is queued stays queued, and even if nothing is, the kernel waits for something."""
+    def failed(self, now: float, mode: str, whole: bool, tables: Iterable[str] = ("inet",)) -> None:
+        """A pass was refused: what is queued stays queued, and even if nothing is, the kernel waits for something.
+        `tables` are the families of the tables that stayed as they were: ip, ip6, inet."""
         self._wait(now)
-        for family in self.families:
+        for family in {each for table in tables for each in ((_IP[table],) if table in _IP else self.families)}:
             if mode in FAILURES:
                 FAILURES[mode].labels(family).inc()
             if mode == "iptables" and not whole:

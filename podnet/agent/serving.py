@@ -22,9 +22,11 @@ from podnet.network.view import HealthCheck, NodeView, Problem
 from podnet.objects.cluster import Cluster
 from podnet.objects.network import NetworkSpec
 from podnet.state.difference import changes
+from podnet.state.iptables import IptablesChain, IptablesJump
+from podnet.state.nft import Element, NftTable
 
 USERSPACE = "userspace"
-TABLES = frozenset({"NftTable", "Element", "IptablesChain", "IptablesJump"})
+TABLES = (NftTable, Element, IptablesChain, IptablesJump)
 """What the proxy asks of the kernel; transactions are whole, so what else stands in them is held up too."""
 
 
@@ -57,9 +59,10 @@ class Serving:
             return
         services = changes(cluster.services, before.services)
         slices = changes(cluster.endpointslices, before.endpointslices)
-        if services or slices or cluster.networkconfigs is not before.networkconfigs:
+        same = cluster.networkconfigs is before.networkconfigs and cluster.serviceroutes is before.serviceroutes
+        if services or slices or not same:
             there = (cluster.endpointslices[key] for key in slices if key in cluster.endpointslices)
-            triggers = [when for each in there if (when := trigger_time(each)) is not None]
+            triggers = [(each.address_type, when) for each in there if (when := trigger_time(each)) is not None]
             self.pulse.queued(time.time(), len(services), len(slices), triggers)
 
     async def prepare(self, view: NodeView) -> None:
@@ -74,8 +77,8 @@ class Serving:
     def applied(self, seconds: float, whole: bool, done: Pass, current: bool = True) -> None:
         """A pass has ended, over the newest cluster if `current`. A pod's link that can't be made is nothing that load
         balancers should hear of."""
-        if any(error.resource.kind in TABLES for error in done.failed):
-            self.pulse.failed(time.time(), self._spec.proxy.mode, whole)
+        if refused := {error.resource.family for error in done.failed if isinstance(error.resource, TABLES)}:
+            self.pulse.failed(time.time(), self._spec.proxy.mode, whole, refused)
         elif current:
             self.pulse.synced(time.time(), seconds, whole)
             self.pulse.wrote(done.plan.steps)

@@ -129,7 +129,7 @@ def test_a_pulse_counts_what_came_and_what_was_done():
     family = {"ip_family": "IPv4"}
     before = value("sync_proxy_rules_endpoint_changes_total")
     programmed = value("network_programming_duration_seconds_count", **family)
-    pulse.queued(100.0, services=1, endpoints=2, triggers=[99.0])
+    pulse.queued(100.0, services=1, endpoints=2, triggers=[("IPv4", 99.0), ("IPv6", 98.0)])
     pulse.queued(101.0, endpoints=1)
     assert pulse.progress.waiting == 100.0
     assert value("sync_proxy_rules_endpoint_changes_pending") == 3
@@ -144,11 +144,12 @@ def test_a_pulse_counts_what_came_and_what_was_done():
 
 
 def test_failures_are_counted_by_mode():
-    pulse = Pulse(["IPv6"])
-    before = value("sync_proxy_rules_nftables_sync_failures_total", ip_family="IPv6")
+    pulse, name = Pulse(), "sync_proxy_rules_nftables_sync_failures_total"
+    before = [value(name, ip_family=family) for family in ("IPv4", "IPv6")]
     pulse.failed(100.0, "nftables", whole=False)
+    pulse.failed(100.5, "nftables", whole=False, tables={"ip6"})
     pulse.failed(101.0, "userspace", whole=False)
-    assert value("sync_proxy_rules_nftables_sync_failures_total", ip_family="IPv6") == before + 1
+    assert [value(name, ip_family=family) for family in ("IPv4", "IPv6")] == [before[0] + 1, before[1] + 2]
     assert pulse.progress == Progress(100.0), "nothing was queued, yet the kernel is not as it should be"
 
 
