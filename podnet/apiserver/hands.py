@@ -66,10 +66,10 @@ class Hands:
 
 
 def _stamped(document: Mapping[str, Any], now: datetime) -> Document:
-    """Conditions change now; the pure part does not know when that is."""
+    """Conditions change now, unless they say since when they hold; the pure part does not know when that is."""
     status = dict(document.get("status", {}))
     if "conditions" in status:
-        status["conditions"] = [{**item, "lastTransitionTime": timestamp(now)} for item in status["conditions"]]
+        status["conditions"] = [{"lastTransitionTime": timestamp(now), **item} for item in status["conditions"]]
     return {**document, **({"status": status} if status else {})}
 
 

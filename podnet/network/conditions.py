@@ -21,11 +21,11 @@ from podnet.network.proxy.service_ports import outer_addresses
 from podnet.network.view import Problem
 from podnet.network.viewing import node_info, service_problems
 from podnet.objects.cluster import Cluster, Key
-from podnet.objects.core import Condition
+from podnet.objects.core import ACCEPTED, Condition
 from podnet.objects.network import ServiceRoute
 from podnet.objects.services import Service
 
-TYPES = {"Service": "podnet.dev/Accepted", "ServiceRoute": "Accepted"}
+TYPES = {"Service": "podnet.dev/Accepted", "ServiceRoute": ACCEPTED}
 """The type of our condition, by kind."""
 
 LONGEST = 32768

@@ -20,8 +20,12 @@ class NodeAddress(Value, frozen=True):
     address: str = ""
 
 
+ACCEPTED = "Accepted"
+"""The type of the condition of podnet's own kinds that says whether an object can be honoured."""
+
+
 class Condition(Value, frozen=True):
-    """A status condition (metav1.Condition); `observed_generation` is that of the spec it speaks of, 0 when not told."""
+    """A status condition (metav1.Condition); `observed_generation` is that of the spec that it is about, 0: unknown."""
 
     type: str = ""
     status: str = ""

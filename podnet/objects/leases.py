@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from podnet.objects.core import Condition
 from podnet.objects.meta import Object, ObjectMeta, Value
 
 EXTERNAL_ANNOTATION = "podnet.dev/external"
@@ -56,9 +57,10 @@ class ExternalPod(Value, frozen=True):
 
 
 class ExternalPodsStatus(Value, frozen=True):
-    """All selected pods that have a node."""
+    """All selected pods that have a node, and whether all of them have what they should."""
 
     pods: tuple[ExternalPod, ...] = ()
+    conditions: tuple[Condition, ...] = ()
 
 
 class ExternalPods(Object, frozen=True):

@@ -17,9 +17,9 @@ from podnet.network.controllers.actions import Action, Patch, Report
 from podnet.network.controllers.node_ports import FULL, Numbers, port_token
 from podnet.network.controllers.service_ips import Token
 from podnet.objects.cluster import Key
-from podnet.objects.core import Node, Pod
+from podnet.objects.core import ACCEPTED, Condition, Node, Pod
 from podnet.objects.kinds import EXTERNALPODS, PODS
-from podnet.objects.leases import EXTERNAL_ANNOTATION, ExternalPod, ExternalPods, Published, published
+from podnet.objects.leases import EXTERNAL_ANNOTATION, ExternalPod, ExternalPods, ExternalPort, Published, published
 
 ENDED = ("Succeeded", "Failed")
 ADDRESS_TYPES = {"node": "InternalIP", "external": "ExternalIP"}
@@ -87,11 +87,13 @@ def _address(node: Node | None, which: str) -> str:
 
 
 def reconcile(externals: Iterable[ExternalPods], pods: Iterable[Pod], nodes: Mapping[Key, Node]) -> Iterator[Action]:
-    """Have pods written again that lack a port or have one too many, and tell in each status who has what."""
+    """Have pods written again that lack a port or have one too many, and tell in each status who has what and what is
+    wrong."""
     spaces: dict[str, list[ExternalPods]] = {}
     for external in externals:
         spaces.setdefault(external.metadata.namespace, []).append(external)
     selected: dict[Key, list[ExternalPod]] = {external.key: [] for of in spaces.values() for external in of}
+    beaten: dict[Key, list[str]] = {key: [] for key in selected}
     for pod in sorted(pods, key=lambda pod: pod.key):
         of = spaces.get(pod.metadata.namespace, [])
         if (of or EXTERNAL_ANNOTATION in pod.metadata.annotations) and pod.status.phase not in ENDED:
@@ -100,9 +102,11 @@ def reconcile(externals: Iterable[ExternalPods], pods: Iterable[Pod], nodes: Map
             for external in of:
                 if selects(external, pod) and pod.spec.node_name:
                     selected[external.key].append(_row(pod, external))
+            for key, why in _beaten(pod, of):
+                beaten[key].append(why)
     for of in spaces.values():
         for external in of:
-            yield from _status(external, tuple(selected[external.key]))
+            yield from _status(external, tuple(selected[external.key]), beaten[external.key])
 
 
 def _again(pod: Pod, wishes: list[Published]) -> Iterator[Action]:
@@ -121,11 +125,38 @@ def _row(pod: Pod, external: ExternalPods) -> ExternalPod:
     return ExternalPod(pod.metadata.name, pod.spec.node_name, have, waiting)
 
 
-def _status(external: ExternalPods, rows: tuple[ExternalPod, ...]) -> Iterator[Action]:
-    if rows != external.status.pods:
-        document = msgspec.json.decode(msgspec.json.encode({"status": {"pods": rows}}))
+def _beaten(pod: Pod, of: Iterable[ExternalPods]) -> Iterator[tuple[Key, str]]:
+    """Whose ports a pod publishes otherwise, since another's name comes first."""
+    first: dict[str, tuple[str, ExternalPort, str]] = {}
+    for each in sorted(of, key=lambda each: each.metadata.name) if pod.spec.node_name else ():
+        for port in each.spec.ports if selects(each, pod) else ():
+            winner, *wish = first.setdefault(port.name, (each.metadata.name, port, each.spec.address))
+            if wish != [port, each.spec.address]:
+                yield each.key, f"port {port.name} of pod {pod.metadata.name} is that of ExternalPods {winner}"
+
+
+def _status(external: ExternalPods, rows: tuple[ExternalPod, ...], beaten: Sequence[str]) -> Iterator[Action]:
+    waits = [
+        f"pod {row.pod} waits for {', '.join(row.waiting)}: its node has no address, or the {FULL}"
+        for row in rows
+        if row.waiting
+    ]
+    before = next((each for each in external.status.conditions if each.type == ACCEPTED), Condition())
+    verdict = _verdict(waits, beaten, external.metadata.generation)
+    if before.status == verdict.status:
+        verdict = msgspec.structs.replace(verdict, last_transition_time=before.last_transition_time)
+    if rows != external.status.pods or verdict != before:
+        status = {"pods": rows, "conditions": [verdict]}
+        document = msgspec.json.decode(msgspec.json.encode({"status": status}))
         yield Patch(EXTERNALPODS, *external.key, document, "status")
-    for row in rows:
-        if row.waiting:
-            why = f"pod {row.pod} waits for {', '.join(row.waiting)}: its node has no address, or the {FULL}"
-            yield Report(EXTERNALPODS, external, "Waiting", why)
+    for reason, why in (*(("Waiting", why) for why in waits), *(("NameTaken", why) for why in beaten)):
+        yield Report(EXTERNALPODS, external, reason, why)
+
+
+def _verdict(waits: Sequence[str], beaten: Sequence[str], generation: int) -> Condition:
+    """Without its time; the first thing that is wrong stands for all."""
+    why = (*waits, *beaten)
+    if not why:
+        return Condition(ACCEPTED, "True", "Accepted", "nothing stands against it", None, generation)
+    more = f", and {len(why) - 1} more" if len(why) > 1 else ""
+    return Condition(ACCEPTED, "False", "Waiting" if waits else "NameTaken", why[0] + more, None, generation)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
+from unittest import mock
+
+import msgspec
 
 from podnet.network.controllers.actions import Patch, Report
 from podnet.network.controllers.external_pods import reconcile, settle, tokens
@@ -11,7 +15,14 @@ from podnet.network.controllers.node_ports import Numbers, PortRange
 from podnet.objects.codec import convert
 from podnet.objects.core import Node, NodeAddress, NodeStatus, Pod
 from podnet.objects.kinds import EXTERNALPODS, PODS
-from podnet.objects.leases import EXTERNAL_ANNOTATION, ExternalPods, ExternalPodsSpec, ExternalPort, published
+from podnet.objects.leases import (
+    EXTERNAL_ANNOTATION,
+    ExternalPods,
+    ExternalPodsSpec,
+    ExternalPodsStatus,
+    ExternalPort,
+    published,
+)
 from podnet.objects.meta import ObjectMeta
 
 RPC = ExternalPort("rpc", 20880)
@@ -121,8 +132,8 @@ def test_pods_are_written_again_until_they_are_right() -> None:
     moved = pod()
     given(moved, external(address="external"))
     assert again in decided(moved, external())
-    assert decided(pod(node=""), external()) == []
-    assert decided(pod(phase="Failed"), external()) == []
+    assert again not in decided(pod(node=""), external())
+    assert again not in decided(pod(phase="Failed"), external())
 
 
 def test_the_status_tells_who_has_what_and_who_waits() -> None:
@@ -131,11 +142,53 @@ def test_the_status_tells_who_has_what_and_who_waits() -> None:
     (patch,) = decided(right, external())
     where = {"name": "rpc", "address": "10.0.0.1", "port": 30000, "containerPort": 20880, "protocol": "TCP"}
     assert patch.kind is EXTERNALPODS
-    assert patch.document == {"status": {"pods": [{"pod": "p", "node": "n1", "published": [where]}]}}
-    told = convert({"metadata": {"name": "registry", "namespace": "default"}, **patch.document}, ExternalPods)
-    known = ExternalPods(external().metadata, external().spec, told.status)
-    assert decided(right, known) == [], "once"
+    assert patch.document["status"]["pods"] == [{"pod": "p", "node": "n1", "published": [where]}]
+    assert decided(right, told(external(), patch)) == [], "once"
     waiting = decided(pod(), external())
     assert [each.reason for each in waiting if isinstance(each, Report)] == ["Waiting"]
     row = {"pod": "p", "node": "n1", "waiting": ["rpc"]}
-    assert {"status": {"pods": [row]}} in [each.document for each in waiting if isinstance(each, Patch)]
+    assert row in status(waiting, "registry")["pods"]
+
+
+def told(external: ExternalPods, patch: Patch) -> ExternalPods:
+    """As it is once its status is written, at the time "then"."""
+    stamped = copy.deepcopy(dict(patch.document["status"]))
+    stamped["conditions"] = [{"lastTransitionTime": "then", **each} for each in stamped["conditions"]]
+    return msgspec.structs.replace(external, status=msgspec.convert(stamped, ExternalPodsStatus))
+
+
+def status(decisions: list[Any], name: str) -> dict[str, Any]:
+    (found,) = (each for each in decisions if isinstance(each, Patch) and each.name == name)
+    return dict(found.document["status"])
+
+
+def test_the_condition_tells_whether_all_have_what_they_should_and_since_when() -> None:
+    (*_, fine) = decided(pod(node=""), external())
+    (condition,) = status([fine], "registry")["conditions"]
+    assert condition == {"type": "Accepted", "status": "True", "reason": "Accepted", "message": mock.ANY}
+    known = told(external(), fine)
+    (waiting,) = status(decided(pod(), known), "registry")["conditions"]
+    assert (waiting["status"], waiting["reason"]) == ("False", "Waiting")
+    assert waiting["message"].startswith("pod p waits for rpc: ")
+    assert "lastTransitionTime" not in waiting, "it changes now"
+    newer = msgspec.structs.replace(known, metadata=msgspec.structs.replace(known.metadata, generation=2))
+    (same,) = status(decided(pod(node=""), newer), "registry")["conditions"]
+    assert (same["observedGeneration"], same["lastTransitionTime"]) == (2, "then")
+
+
+def test_who_comes_second_with_a_port_name_is_told() -> None:
+    one, two, alike = external("a", ExternalPort("rpc", 1)), external("b", ExternalPort("rpc", 2)), external("c")
+    right = pod()
+    given(right, one, two)
+    found = decided(right, two, one)
+    assert status(found, "a")["conditions"][0]["status"] == "True"
+    (condition,) = status(found, "b")["conditions"]
+    assert (condition["status"], condition["reason"]) == ("False", "NameTaken")
+    assert condition["message"] == "port rpc of pod p is that of ExternalPods a"
+    assert [(each.about.metadata.name, each.reason) for each in found if isinstance(each, Report)] == [
+        ("b", "NameTaken")
+    ]
+    again = ExternalPods(ObjectMeta(name="d", namespace="default"), alike.spec)
+    right = pod()
+    given(right, alike, again)
+    assert status(decided(right, alike, again), "d")["conditions"][0]["status"] == "True", "it is the same port"
