@@ -3,6 +3,7 @@
 What they ought to be is decided in network/conditions.py; here it is compared with what the API has at that moment, and
 only a difference is written, over that very version of the object. Who else writes meanwhile is read and written
 after. A write that fails, or that does not show (an API server that drops the field), is tried again ever more seldom.
+Each agent tells on its own Node what it alone meets.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from podnet.agent.election import Election
 from podnet.agent.events import NAMESPACED
 from podnet.client.api import Api
 from podnet.client.errors import ApiError, Unreachable
-from podnet.network.conditions import TYPES, About, amended, due
+from podnet.network.conditions import TYPES, About, amended, due, report
 from podnet.network.memo import Memo
 from podnet.network.proxy.announce import fit
 from podnet.network.view import Problem
 from podnet.objects.cluster import Cluster
 from podnet.objects.core import Condition
+from podnet.objects.kinds import NODES
+from podnet.objects.network import PROBLEMS_ANNOTATION
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,9 @@ SETTLE = 1.0
 
 BACKOFF = (2.0, 300.0)
 """First and longest wait in seconds before the same write is tried again."""
+
+PERIOD = 10.0
+"""Seconds between looks at what this node alone meets."""
 
 RACES = 5
 
@@ -47,7 +53,7 @@ class Try(NamedTuple):
 
 class Conditions:
     """`cluster()` gives the newest snapshot, None before there is one; `unusable()` tells of documents that could not
-    be read."""
+    be read, `local()` of what can't be honoured on this node."""
 
     def __init__(
         self,
@@ -55,12 +61,14 @@ class Conditions:
         node: str,
         cluster: Callable[[], Cluster | None],
         unusable: Callable[[], tuple[Problem, ...]] = lambda: (),
+        local: Callable[[], tuple[Problem, ...]] = lambda: (),
     ) -> None:
         self.election = Election(api, LEASE, node, self._rank, self.wake)
         self._api = api
         self._node = node
         self._cluster = cluster
         self._unusable = unusable
+        self._local = local
         self._memo: Memo = {}
         self._tries: dict[About, Try] = {}
         self._wake = asyncio.Event()
@@ -83,15 +91,28 @@ class Conditions:
                     await self._wake.wait()
             self._wake.clear()
             await asyncio.sleep(SETTLE)
+            await self.report()
             if self.election.leading:
                 await self.write()
             else:
                 self._tries.clear()
 
-    def _rest(self) -> float | None:
-        """Seconds until something has to be tried again."""
+    def _rest(self) -> float:
+        """Seconds until something has to be looked at again."""
         now = asyncio.get_running_loop().time()
-        return max(0.0, min(each.again for each in self._tries.values()) - now) if self._tries else None
+        return max(0.0, min((PERIOD, *(each.again - now for each in self._tries.values()))))
+
+    async def report(self) -> None:
+        """Have this node's Node tell what it alone meets."""
+        cluster = self._cluster()
+        node, said = cluster.nodes.get(("", self._node)) if cluster else None, report(self._local())
+        if node is None or node.metadata.annotations.get(PROBLEMS_ANNOTATION, "") == said:
+            return
+        try:
+            patch = {"metadata": {"annotations": {PROBLEMS_ANNOTATION: said or None}}}
+            await self._api.patch(NODES, self._node, patch, into=dict)
+        except ApiError as error:
+            log.warning("Node/%s does not tell what can't be honoured here: %s", self._node, error)
 
     async def write(self) -> None:
         """All that differs, one after the other, while this agent leads."""

@@ -122,7 +122,9 @@ async def _main(
         await server.start()
         click.echo(f"podnet agent {__version__} of {node} runs", err=True)
         try:
-            conditions = Conditions(api, node, lambda: agent.cluster, lambda: _unusable(informers))
+            conditions = Conditions(
+                api, node, lambda: agent.cluster, lambda: _unusable(informers), lambda: serving.problems
+            )
             await _until_signal(agent, serving, informers, publisher, ejections, conditions)
         finally:
             conflist.withdraw()

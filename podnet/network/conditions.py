@@ -2,8 +2,8 @@
 
 A ServiceRoute always says so (Accepted); a Service, which is not podnet's own kind, bears podnet.dev/Accepted=False
 only while something of it can't be honoured. All of it follows from the cluster's objects alone, so it matters not
-which node writes it (agent/conditions.py); what only one node meets is an Event of that node's. The times of
-conditions are the writer's, hence `amended`.
+which node writes it (agent/conditions.py): what only one node meets (a port that another program has) that node says on
+its own Node object first. The times of conditions are the writer's, hence `amended`.
 Source: k8s.io/apimachinery/pkg/apis/meta/v1/types.go (Condition), pkg/api/meta/conditions.go (SetStatusCondition).
 """
 
@@ -21,8 +21,8 @@ from podnet.network.proxy.service_ports import outer_addresses
 from podnet.network.view import Problem
 from podnet.network.viewing import node_info, service_problems
 from podnet.objects.cluster import Cluster, Key
-from podnet.objects.core import ACCEPTED, Condition
-from podnet.objects.network import ServiceRoute
+from podnet.objects.core import ACCEPTED, Condition, Node
+from podnet.objects.network import PROBLEMS_ANNOTATION, ServiceRoute
 from podnet.objects.services import Service
 
 TYPES = {"Service": "podnet.dev/Accepted", "ServiceRoute": ACCEPTED}
@@ -38,11 +38,16 @@ Due = Mapping[About, Condition | None]
 """What our condition ought to be where it is not so: without a time; None: there should be none."""
 
 NOTHING: tuple[Problem, ...] = ()
+MOST, NAMED = 100, 3
+"""So many problems one node tells of, and so many nodes are named in a message."""
+
+_REPORT = msgspec.json.Decoder(tuple[Problem, ...])
 
 
 def due(cluster: Cluster, memo: Memo, unusable: Iterable[Problem] = ()) -> Due:
     """The conditions that are to be written. `unusable` are of documents that could not even be read."""
-    sources = service_problems(cluster, memo, _rivals(cluster, memo))
+    served = cluster.network is not None and cluster.network.spec.proxy.mode != "none"
+    sources = service_problems(cluster, memo, _rivals(cluster, memo)) + ((_reported(cluster, memo),) if served else ())
     told = recall(memo, "told", sources, lambda: _by_object(chain.from_iterable(sources)))
     marked = _marked(cluster.services, memo)
     wanted: dict[About, Condition | None] = {}
@@ -50,7 +55,6 @@ def due(cluster: Cluster, memo: Memo, unusable: Iterable[Problem] = ()) -> Due:
         service = cluster.services.get(about[1:])
         if service is not None and about[0] == "Service":
             _differs(wanted, about, service, service.status.conditions, _refusal(about, told.get(about, NOTHING)))
-    served = cluster.network is not None and cluster.network.spec.proxy.mode != "none"
     for key, route in cluster.serviceroutes.items():
         about = ("ServiceRoute", *key)
         verdict = (_refusal(about, told.get(about, NOTHING)) or _granted(about)) if served else None
@@ -58,6 +62,40 @@ def due(cluster: Cluster, memo: Memo, unusable: Iterable[Problem] = ()) -> Due:
     for about, problems in _by_object(unusable).items():
         wanted[about] = _refusal(about, problems)
     return wanted
+
+
+def report(problems: Iterable[Problem]) -> str:
+    """What a node says of Services that it alone can't honour; "" for nothing."""
+    mine = (problem for problem in problems if problem.object.split("/")[0] in TYPES)
+    listed = sorted(mine, key=msgspec.structs.astuple)[:MOST]
+    return msgspec.json.encode(listed).decode() if listed else ""
+
+
+def _reported(cluster: Cluster, memo: Memo) -> tuple[Problem, ...]:
+    """What single nodes say; the same of several nodes is one problem."""
+    nodes = cluster.nodes
+    said = each(memo, "reports", (), (nodes,), lambda key: _read(nodes[key]), lambda key: key[1])
+
+    def joined() -> tuple[Problem, ...]:
+        by_problem: dict[Problem, list[str]] = {}
+        for name, problems in sorted(said.items()):
+            for problem in problems:
+                by_problem.setdefault(problem, []).append(name)
+        return tuple(_at(problem, names) for problem, names in by_problem.items())
+
+    return recall(memo, "reported", (said,), joined)
+
+
+def _read(node: Node) -> tuple[Problem, ...]:
+    try:
+        return _REPORT.decode(node.metadata.annotations.get(PROBLEMS_ANNOTATION, "[]"))
+    except msgspec.MsgspecError:
+        return ()
+
+
+def _at(problem: Problem, names: list[str]) -> Problem:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return msgspec.structs.replace(problem, message=f"{', '.join(names[:NAMED])}{more}: {problem.message}")
 
 
 def _by_object(problems: Iterable[Problem]) -> Mapping[About, tuple[Problem, ...]]:

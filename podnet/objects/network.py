@@ -15,6 +15,8 @@ from podnet.objects.meta import Object, Value
 NETWORK_NAME = "default"
 ACCEPTS_ANNOTATION = "podnet.dev/accepts"
 SENDS_ANNOTATION = "podnet.dev/sends"
+PROBLEMS_ANNOTATION = "podnet.dev/service-problems"
+"""What of Services one node alone can't honour: on its Node, as network/conditions.py writes and reads it."""
 
 
 class NodeMask(Value, frozen=True):

@@ -14,7 +14,7 @@ from podnet.client.errors import ApiError
 from podnet.network.view import Problem
 from podnet.objects.cluster import Cluster
 from podnet.objects.codec import convert
-from podnet.objects.kinds import Kind
+from podnet.objects.kinds import NODES, Kind
 from podnet.objects.network import ProxySpec, ServiceRoute
 from podnet.objects.services import Service
 from tests.worlds import cluster, config, node
@@ -31,6 +31,7 @@ class Api:
         self.deaf = False
         self.conflicts = 0
         self.refuse: ApiError | None = None
+        self.annotations: dict[str, str] = {}
 
     def put(self, kind: str, name: str, spec: dict[str, Any], **more: Any) -> None:
         meta = {"name": name, "namespace": "default", "resourceVersion": "1", "generation": 1, **more}
@@ -42,8 +43,15 @@ class Api:
         return copy.deepcopy(self.objects[name])
 
     async def patch(
-        self, kind: Kind, name: str, patch: dict[str, Any], namespace: str, into: object, subresource: str
+        self, kind: Kind, name: str, patch: dict[str, Any], namespace: str = "", *, into: object, subresource: str = ""
     ) -> None:
+        if kind is NODES:
+            self.writes.append(f"Node/{name}")
+            if self.refuse:
+                raise self.refuse
+            said = patch["metadata"]["annotations"]
+            self.annotations = {key: text for key, text in (self.annotations | said).items() if text}
+            return
         assert (kind.kind, subresource) == (self.objects[name]["kind"], "status")
         self.writes.append(name)
         if self.refuse:
@@ -65,14 +73,23 @@ class Api:
         made = [convert(each, kinds[each["kind"]]) for each in self.objects.values()]
         routes = {each.key: each for each in made if isinstance(each, ServiceRoute)}
         services = [each for each in made if isinstance(each, Service)]
-        return replace(cluster([node(1)], config(proxy=ProxySpec()), services=services), serviceroutes=routes)
+        me = node(1)
+        me = replace(me, metadata=replace(me.metadata, annotations=self.annotations))
+        return replace(cluster([me], config(proxy=ProxySpec()), services=services), serviceroutes=routes)
 
 
 class Desk:
     def __init__(self) -> None:
         self.api = Api()
         self.unusable: tuple[Problem, ...] = ()
-        self.conditions = Conditions(self.api, "n1", self.api.cluster, lambda: self.unusable)  # type: ignore[arg-type]
+        self.local: tuple[Problem, ...] = ()
+        self.conditions = Conditions(
+            self.api,  # type: ignore[arg-type]
+            "n1",
+            self.api.cluster,
+            lambda: self.unusable,
+            lambda: self.local,
+        )
         self.lead(True)
 
     def lead(self, leading: bool) -> None:
@@ -153,7 +170,7 @@ async def test_what_does_not_show_is_tried_ever_more_seldom(desk: Desk, monkeypa
     desk.conditions._tries[about] = tried._replace(again=0.0)
     assert await desk.written() == ["split"]
     assert desk.conditions._tries[about].wait == 300.0
-    assert 0 < (desk.conditions._rest() or 0) <= 300
+    assert 0 < desk.conditions._rest() <= module.PERIOD
     desk.api.put("Service", "web", {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]})
     assert await desk.written() == ["split"], "another condition is another write"
 
@@ -170,3 +187,22 @@ async def test_an_object_that_is_gone_or_unreadable(desk: Desk) -> None:
     assert await desk.written() == ["split"]
     assert desk.api.conditions("split")[0]["reason"] == "Invalid"
     assert await desk.written() == []
+
+
+async def test_what_this_node_alone_meets_is_told_while_it_lasts(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.lead(False)
+    await desk.conditions.report()
+    desk.local = (Problem("ServiceRoute/default/split", "HealthCheckPortTaken", "taken"),)
+    desk.api.refuse = ApiError(503, "ServiceUnavailable", "away")
+    await desk.conditions.report()
+    assert "away" in caplog.text
+    desk.api.refuse = None
+    for _ in range(2):
+        await desk.conditions.report()
+    assert desk.api.writes == ["Node/n1"] * 2, "once in vain"
+    desk.lead(True)
+    assert await desk.written() == ["split"]
+    assert desk.api.conditions("split")[0]["message"].endswith("; n1: taken")
+    desk.local = ()
+    await desk.conditions.report()
+    assert desk.api.annotations == {}

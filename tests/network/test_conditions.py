@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from podnet.network.conditions import About, amended, due
+from podnet.network.conditions import About, amended, due, report
 from podnet.network.memo import Memo
 from podnet.network.view import Problem
 from podnet.objects.cluster import Cluster
-from podnet.objects.core import Condition
+from podnet.objects.core import Condition, Node
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import (
+    PROBLEMS_ANNOTATION,
     ProxySpec,
     RouteBackend,
     RouteSegment,
@@ -129,6 +130,26 @@ def test_where_another_proxy_serves_podnet_says_nothing() -> None:
     mark = Condition(OURS, "False", "FrontendTaken", "taken")
     known = replace(route(of="none"), status=ServiceRouteStatus((Condition(ACCEPTED, "True", "Accepted"),)))
     assert said(written(service(), mark), route("new"), known, mode="none") == {"web": None, "split": None}
+
+
+def test_what_single_nodes_meet_names_them() -> None:
+    problem = Problem("Service/default/web", "HealthCheckPortTaken", "port 30555 is taken", "spec.healthCheckNodePort")
+    other = Problem("ServiceRoute/default/gone", "HealthCheckPortTaken", "port 30556 is taken")
+    said = report([problem, other, Problem("Node/n1", "NoUserspaceProxy", "it is not there")])
+    assert "NoUserspaceProxy" not in said
+    assert report([]) == report([Problem("Node/n1", "NoUserspaceProxy", "it is not there")]) == ""
+    made = world(service(), nodes=5)
+    nodes = {
+        key: annotated(each, said if each.metadata.name != "n4" else "no list") for key, each in made.nodes.items()
+    }
+    ((about, wanted),) = due(replace(made, nodes=nodes), {}).items()
+    assert about == ("Service", "default", "web")
+    assert wanted == Condition(OURS, "False", "HealthCheckPortTaken", "n1, n2, n3 and 1 more: port 30555 is taken")
+    assert due(replace(made, nodes=nodes, networkconfigs={}), {}) == {}
+
+
+def annotated(of: Node, said: str) -> Node:
+    return replace(of, metadata=replace(of.metadata, annotations={PROBLEMS_ANNOTATION: said}))
 
 
 def test_a_document_that_cannot_be_read() -> None:
