@@ -3,6 +3,9 @@
 SHELL := /bin/bash -euo pipefail
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Bytecode is kept, and in .venv, whatever the environment says: every program and test process would compile it again.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
 BIN := .venv/bin
 PACKAGES := python3-venv gcc libc6-dev musl-tools nftables libnftables1 iproute2 iptables ipset conntrack ethtool kmod procps ca-certificates
