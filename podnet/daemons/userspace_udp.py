@@ -48,8 +48,9 @@ class Flow:
 
     @property
     def holds(self) -> bool:
-        """Whether the endpoint is still one for this client."""
-        return not self.entry.gone and self.endpoint in self.entry.among(self.scope, self.inside, self.client[0])
+        """Whether the endpoint is still one for this client, whatever its share is now."""
+        there, mine = self.entry.among(self.scope, self.inside, self.client[0]), self.endpoint
+        return not self.entry.gone and any((each.address, each.port) == (mine.address, mine.port) for each in there)
 
 
 class Datagrams:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from podnet.kernel.netlink import Netlink, NetlinkError
 from podnet.state.host import ForgetFlows
 from podnet.wire import conntrack
-from podnet.wire.conntrack import Pattern
+from podnet.wire.conntrack import Index, Pattern
 from podnet.wire.spelling import IPV4, IPV6, family_of
 
 Translated = tuple[int, str, int, str]
@@ -62,6 +62,7 @@ def patterns(action: ForgetFlows) -> list[Pattern]:
             action.source,
             action.destination,
             action.answered_by,
+            action.reply_port,
             action.unserved,
         )
         for family in sorted(families or {IPV4, IPV6})
@@ -69,8 +70,8 @@ def patterns(action: ForgetFlows) -> list[Pattern]:
 
 
 def _forget(netlink: Netlink, listed: Pattern, wanted: Sequence[Pattern]) -> int:
-    flows = [flow for body in netlink.dump(conntrack.dump(listed)) if (flow := conntrack.decode(body)) is not None]
-    meant = [flow for flow in flows if any(pattern.matches(flow) for pattern in wanted)]
+    index, found = Index(wanted), map(conntrack.decode, netlink.dump(conntrack.dump(listed)))
+    meant = [flow for flow in found if flow is not None and index.matches(flow)]
     refused = netlink.write([conntrack.delete(flow) for flow in meant])
     for failure in refused.values():
         if failure.errno != errno.ENOENT:

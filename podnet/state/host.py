@@ -33,8 +33,8 @@ class ForgetFlows(msgspec.Struct, frozen=True, gc=False):
     """Action: delete conntrack entries. Every field that is not empty must match; one field at least is set.
 
     `protocol` is an IP protocol number, `to_port` the original destination port, `source`, `destination` the original
-    addresses, `answered_by` the reply's source (the address behind a DNAT). `unserved` is a CIDR: flows to one of its
-    addresses that nobody translated.
+    addresses, `answered_by` and `reply_port` the reply's source (what is behind a DNAT). `unserved` is a CIDR: flows to
+    one of its addresses that nobody translated.
     """
 
     protocol: int = 0
@@ -42,6 +42,7 @@ class ForgetFlows(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
     destination: str = ""
     answered_by: str = ""
+    reply_port: int = 0
     unserved: str = ""
 
 

@@ -224,6 +224,17 @@ class World:
             name = f"{service}-{family}-{PORT}"
             await api.patch(ENDPOINTSLICES, name, {"endpoints": entries}, NAMESPACE, into=dict)
 
+    def move(self, service: str, port: int) -> None:
+        """Let the endpoints of a Service serve at another port, and wait until every node has heard."""
+
+        async def move(api: Api) -> None:
+            ports = [{"name": each["name"], "protocol": each["protocol"], "port": port} for each in both(("web", 80))]
+            for family in (4, 6):
+                await api.patch(ENDPOINTSLICES, f"{service}-{family}-{PORT}", {"ports": ports}, NAMESPACE, into=dict)
+
+        self.live.api(move)
+        self.settle()
+
     async def split(self, api: Api, service: str, servers: Mapping[str, str]) -> None:
         """Give each protocol an endpoint of its own."""
         for v6 in (False, True):

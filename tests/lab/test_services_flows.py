@@ -20,7 +20,7 @@ from podnet.client.api import Api
 from podnet.objects.kinds import SERVICES
 from tests.lab.labs import NAMESPACE, needs_root, until
 from tests.lab.service_asks import Ask, Flow, ask_all
-from tests.lab.service_world import MODES, PORT, PROTOCOLS, TALK, Service, World, both, world
+from tests.lab.service_world import MODES, OTHER_PORT, PORT, PROTOCOLS, TALK, Service, World, both, world
 
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("services-flows")]
 
@@ -183,6 +183,24 @@ def test_exactly_the_stale_udp_flows_are_forgotten(lab: World, v6: bool) -> None
         lab.endpoints("datagrams", "a", "b")
         assert all_say(opened, "b")
         assert identities(lab, places, opened, v6) == after
+
+
+def test_udp_flows_to_a_port_that_is_no_endpoint_any_more(lab: World, v6: bool) -> None:
+    """The same pods serve at another port: what went to the old one goes there, and the others stay as they are."""
+    lab.endpoints("datagrams", "a", "b")
+    places = [place for place, asks in datagrams(lab, v6).items() for _ in asks]
+    others = [Ask(lab.clients["near"], lab.services["bystander"].cluster(v6), 80, "udp")] * 2
+    with flows([ask for asks in datagrams(lab, v6).values() for ask in asks]) as opened, flows(others) as bystanders:
+        assert {flow.say() for flow in opened} == {"a", "b"}
+        assert all_say(bystanders, "a")
+        untouched = identities(lab, ["node1"] * 2, bystanders, v6)
+        for port, wanted in ((OTHER_PORT, {"a-alt", "b-alt"}), (PORT, {"a", "b"})):
+            lab.move("datagrams", port)
+            until(lambda: {flow.say(0.1) for flow in opened} <= wanted, f"all have moved to {port}", 2.5)  # noqa: B023
+            moved = identities(lab, places, opened, v6)
+            assert {flow.say() for flow in opened} <= wanted
+            assert identities(lab, places, opened, v6) == moved
+        assert identities(lab, ["node1"] * 2, bystanders, v6) == untouched
 
 
 def test_udp_that_came_before_its_endpoints_or_its_service(lab: World, v6: bool) -> None:

@@ -38,14 +38,9 @@ def test_a_flow_is_decoded(ips: tuple[str, str, str], protocol: int, port: int) 
     client, service, backend = ips
     flow = conntrack.decode(entry(client, service, backend, protocol, port))
     assert flow is not None
-    assert (flow.family, flow.protocol, flow.source, flow.destination, flow.to_port, flow.answered_by) == (
-        family_of(client),
-        protocol,
-        client,
-        service,
-        port,
-        backend,
-    )
+    assert (flow.family, flow.protocol) == (family_of(client), protocol)
+    assert (flow.source, flow.destination, flow.to_port) == (client, service, port)
+    assert (flow.answered_by, flow.reply_port) == (backend, 5353)
 
 
 @pytest.mark.parametrize(("state", "lives"), [(1, True), (3, True), (6, True), (7, False), (8, False)])
@@ -63,14 +58,14 @@ def test_an_icmp_flow_has_no_port() -> None:
     body = struct.pack("=BBH", FOUR, 0, 0) + nest(1, ips + nest(2, u8(1, 1), attribute(4, bytes(2))))
     flow = conntrack.decode(body)
     assert flow is not None
-    assert (flow.protocol, flow.to_port, flow.answered_by) == (1, 0, "")
+    assert (flow.protocol, flow.to_port, flow.answered_by, flow.reply_port) == (1, 0, "", 0)
 
 
 def test_what_is_not_ip_is_none() -> None:
     assert conntrack.decode(struct.pack("=BBH", 7, 0, 0)) is None
 
 
-FLOW = Flow(FOUR, 17, "10.0.0.1", "10.96.0.10", 53, "10.244.0.9", b"", b"")
+FLOW = Flow(FOUR, 17, "10.0.0.1", "10.96.0.10", 53, "10.244.0.9", 5353, b"", b"")
 
 
 @pytest.mark.parametrize(
@@ -88,12 +83,29 @@ FLOW = Flow(FOUR, 17, "10.0.0.1", "10.96.0.10", 53, "10.244.0.9", b"", b"")
         (Pattern(FOUR, destination="10.96.0.11"), False),
         (Pattern(FOUR, answered_by="10.244.0.9"), True),
         (Pattern(FOUR, answered_by="10.244.0.8"), False),
-        (Pattern(FOUR, 17, 53, "10.0.0.1", "10.96.0.10", "10.244.0.9"), True),
+        (Pattern(FOUR, reply_port=5353), True),
+        (Pattern(FOUR, reply_port=5354), False),
+        (Pattern(FOUR, 17, 53, "10.0.0.1", "10.96.0.10", "10.244.0.9", 5353), True),
         (Pattern(FOUR, 17, 53, "10.0.0.1", "10.96.0.10", "10.244.0.8"), False),
     ],
 )
 def test_every_field_that_is_set_must_match(pattern: Pattern, meant: bool) -> None:
     assert pattern.matches(FLOW) == meant
+
+
+@given(st.data())
+def test_many_patterns_at_once_mean_what_each_of_them_means(data: st.DataObject) -> None:
+    ips, ports = st.sampled_from(["10.0.0.1", "10.96.0.10", "10.96.0.11"]), st.sampled_from([53, 54])
+    flow = data.draw(
+        st.builds(Flow, st.just(FOUR), st.sampled_from([6, 17]), ips, ips, ports, ips, ports, *[st.just(b"")] * 2)
+    )
+    some, none = ips | st.just(""), ports | st.just(0)
+    ranges = st.sampled_from(["", "", "10.96.0.0/16", "10.0.0.1/32"])
+    shapes = st.builds(
+        Pattern, st.sampled_from([FOUR, SIX]), st.sampled_from([0, 17]), none, some, some, some, none, ranges
+    )
+    patterns = data.draw(st.lists(shapes, max_size=4))
+    assert conntrack.Index(patterns).matches(flow) == any(pattern.matches(flow) for pattern in patterns)
 
 
 def filters(pattern: Pattern) -> tuple[int, int] | None:

@@ -84,7 +84,7 @@ class Nftables:
 
     def forget(self, view: NodeView, plan: Plan) -> Iterator[Action]:
         """See flows.py."""
-        return flows.forget(plan, _udp(view))
+        return flows.forget(plan, (reached for _, reached in _udp(view)))
 
 
 class Iptables:
@@ -118,7 +118,7 @@ class Iptables:
 
     def forget(self, view: NodeView, plan: Plan) -> Iterator[Action]:
         """See flows.py."""
-        coded = ((iptables.code(port), at, number, to) for port, at, number, to in _udp_ports(view))
+        coded = ((iptables.code(port), *reached) for port, reached in _udp(view))
         own = (address for v6 in families(view) for address in node_addresses(view, v6))
         return flows.forget_chains(plan, coded, own)
 
@@ -209,16 +209,12 @@ def least_loaded(view: NodeView, flows: Flows) -> Loads:
     return loads(placed, flows)
 
 
-def _udp(view: NodeView) -> Iterator[tuple[str, int, str]]:
-    return ((address, number, endpoint) for _, address, number, endpoint in _udp_ports(view))
-
-
-def _udp_ports(view: NodeView) -> Iterator[tuple[ServicePort, str, int, str]]:
+def _udp(view: NodeView) -> Iterator[tuple[ServicePort, flows.Reached]]:
     for ports in view.services.values():
         for port in ports:
             if port.protocol == "udp":
                 for where in nftables.frontends(port, node_addresses(view, port.v6)):
-                    yield from ((port, where.address, where.port, each.address) for each in port.endpoints)
+                    yield from ((port, (where.address, where.port, each.address, each.port)) for each in port.endpoints)
 
 
 def _of(view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[ServicePort]:

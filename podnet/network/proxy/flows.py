@@ -25,29 +25,33 @@ _LEADING = ("endpoints", "routed", "targets")
 _FIRST = ("services",)
 
 
-def forget(plan: Plan, reachable: Iterable[tuple[str, int, str]]) -> Iterator[ForgetFlows]:
-    """`reachable`: (frontend's address, port, endpoint's address) of all UDP frontends as they are now; read only when
-    something of UDP changed."""
-    gone: dict[tuple[str, int, str], None] = {}
+Reached = tuple[str, int, str, int]
+"""Frontend's address and port, endpoint's address and port."""
+
+
+def forget(plan: Plan, reachable: Iterable[Reached]) -> Iterator[ForgetFlows]:
+    """`reachable`: by all UDP frontends as they are now; read only when something of UDP changed."""
+    gone: dict[Reached, None] = {}
     fresh: dict[tuple[str, int], None] = {}
     for step in plan.steps:
         for element in (step.old, step.resource if step.verb == "delete" else None):
             if isinstance(element, Element) and element.set in _LEADING and (place := _place(element)):
-                gone[*place, element.value.split(" . ")[0]] = None
+                endpoint, _, number = element.value.partition(" . ")
+                gone[*place, endpoint, int(number)] = None
         if step.verb == "add" and isinstance(step.resource, Element) and step.resource.set in _FIRST:
             place = _place(step.resource)
             fresh.update({place: None} if place else {})
     if gone:
         kept = frozenset(reachable)
-        for address, port, endpoint in gone:
-            if (address, port, endpoint) not in kept:
-                yield ForgetFlows(UDP, port, destination=address, answered_by=endpoint)
+        for each in gone:
+            if each not in kept:
+                yield _led(*each)
     for address, port in fresh:
         yield ForgetFlows(UDP, port, destination=address, answered_by=address)
 
 
 def forget_chains(
-    plan: Plan, reachable: Iterable[tuple[str, str, int, str]], own: Iterable[str]
+    plan: Plan, reachable: Iterable[tuple[str, str, int, str, int]], own: Iterable[str]
 ) -> Iterator[ForgetFlows]:
     """The same for mode iptables: a Service's chain names its endpoints' chains, and shared chains have a line for each
     frontend. `reachable` begins with the code of each ServicePort; `own` are the addresses that serve node ports."""
@@ -61,13 +65,15 @@ def forget_chains(
     if not (gone or before or after):
         return
     known = list(reachable)
-    kept = {(address, port, endpoint) for _, address, port, endpoint in known}
-    served = {(address, port) for address, port, _ in kept}
-    fronts = dict.fromkeys((code, address, port) for code, address, port, _ in known)
-    for code, endpoint in gone:
-        for other, address, port in fronts:
-            if other == code and is_v6(address) == is_v6(endpoint) and (address, port, endpoint) not in kept:
-                yield ForgetFlows(UDP, port, destination=address, answered_by=endpoint)
+    kept: set[Reached] = {(address, port, endpoint, number) for _, address, port, endpoint, number in known}
+    served = {(address, port) for address, port, _, _ in kept}
+    fronts: dict[str, dict[tuple[str, int], None]] = {}
+    for code, address, port, _, _ in known:
+        fronts.setdefault(code, {})[address, port] = None
+    for code, endpoint, number in gone:
+        for address, port in fronts.get(code, ()):
+            if is_v6(address) == is_v6(endpoint) and (address, port, endpoint, number) not in kept:
+                yield _led(address, port, endpoint, number)
     for address, port in before:
         if (address, port) not in after and (address, port) not in served:
             yield ForgetFlows(UDP, port, destination=address)
@@ -76,27 +82,31 @@ def forget_chains(
             yield ForgetFlows(UDP, port, destination=address, answered_by=address)
 
 
+def _led(address: str, port: int, endpoint: str, number: int) -> ForgetFlows:
+    return ForgetFlows(UDP, port, destination=address, answered_by=endpoint, reply_port=number)
+
+
 _Chains = Iterable[tuple[str, IptablesChain, Resource | None]]
 _SERVICE = re.compile(r"KUBE-SV[CL]-(.*)")
 _LED = re.compile(r"-j (KUBE-SEP-\S+)$")
-_DNAT = re.compile(r"-p udp .*-j DNAT --to-destination (?P<address>\S+):\d+$")
+_DNAT = re.compile(r"-p udp .*-j DNAT --to-destination (?P<address>\S+):(?P<port>\d+)$")
 _LINE = re.compile(r"-p udp (?:-d (?P<address>\S+) )?--dport (?P<port>\d+) -j KUBE-")
 
 
-def _gone_endpoints(chains: _Chains) -> Iterator[tuple[str, str]]:
-    """(code of the ServicePort, address) for each endpoint's chain that goes."""
-    addresses: dict[tuple[str, str], str] = {}
+def _gone_endpoints(chains: _Chains) -> Iterator[tuple[str, str, int]]:
+    """(code of the ServicePort, address, port) for each endpoint's chain that goes."""
+    places: dict[tuple[str, str], tuple[str, int]] = {}
     led: list[tuple[str, str, str]] = []
     for verb, chain, old in chains:
         was = _rules(chain if verb == "delete" else old)
         if verb == "delete":
             for found in filter(None, map(_DNAT.search, was)):
-                addresses[chain.family, chain.name] = found["address"].strip("[]")
+                places[chain.family, chain.name] = found["address"].strip("[]"), int(found["port"])
         if service := _SERVICE.fullmatch(chain.name):
             led += [(chain.family, service[1], match[1]) for rule in was if (match := _LED.search(rule))]
     for family, code, name in led:
-        if (family, name) in addresses:
-            yield code, addresses[family, name]
+        if (family, name) in places:
+            yield code, *places[family, name]
 
 
 def _lines(chains: _Chains, own: tuple[str, ...]) -> tuple[dict[tuple[str, int], None], dict[tuple[str, int], None]]:

@@ -21,12 +21,13 @@ from podnet.state.resource import NodeState, Resource, state
 from tests.network.proxy.meeting import AFFINITY, FOUR, node_addresses, service_port
 
 NODE = node_addresses(FOUR)
-Flow = tuple[str, int, str]
+Flow = tuple[str, int, str, int]
+TO = 8080
 
 
 def dns(*numbers: int, **more: Any) -> ServicePort:
     """A UDP ServicePort whose endpoints are these pods of another node."""
-    found = tuple(Endpoint(f"10.244.2.{number}", 8080) for number in numbers)
+    found = tuple(Endpoint(f"10.244.2.{number}", TO) for number in numbers)
     said: dict[str, Any] = {"internal": found, "external": found, "cluster": found, "anywhere": bool(found)}
     return service_port(**({"protocol": "udp"} | said | more))
 
@@ -37,7 +38,7 @@ def held(*ports: ServicePort) -> NodeState:
 
 def reachable(*ports: ServicePort) -> set[Flow]:
     return {
-        (where.address, where.port, each.address)
+        (where.address, where.port, each.address, each.port)
         for port in ports
         if port.protocol == "udp"
         for where in frontends(port, NODE)
@@ -50,7 +51,7 @@ def forgotten(before: tuple[ServicePort, ...], then: tuple[ServicePort, ...]) ->
     found = list(forget(plan(held(*then), held(*before)), reachable(*then)))
     assert {each.protocol for each in found} <= {17}
     assert len(set(found)) == len(found)
-    return {(each.destination, each.to_port, each.answered_by) for each in found}
+    return {(each.destination, each.to_port, each.answered_by, each.reply_port) for each in found}
 
 
 def places(port: ServicePort) -> set[tuple[str, int]]:
@@ -59,7 +60,14 @@ def places(port: ServicePort) -> set[tuple[str, int]]:
 
 def test_an_endpoint_that_goes_takes_its_flows_and_those_in_shifted_slots_stay() -> None:
     before, then = dns(1, 2, 3), dns(2, 3)
-    assert forgotten((before,), (then,)) == {(*place, "10.244.2.1") for place in places(then)}
+    assert forgotten((before,), (then,)) == {(*place, "10.244.2.1", TO) for place in places(then)}
+
+
+def test_an_endpoint_at_another_port_is_another_one() -> None:
+    """And those of the same pod that stay are known by their port."""
+    moved = (Endpoint("10.244.2.1", 9090), Endpoint("10.244.2.2", TO))
+    before, then = dns(1, 2), dns(internal=moved, external=moved, cluster=moved, anywhere=True)
+    assert forgotten((before,), (then,)) == {(*place, "10.244.2.1", TO) for place in places(then)}
 
 
 def test_an_endpoint_that_comes_forgets_nothing() -> None:
@@ -73,13 +81,13 @@ def test_nothing_changes_nothing_is_forgotten() -> None:
 
 def test_a_new_service_forgets_what_went_to_its_addresses_untranslated() -> None:
     then = dns(1)
-    assert forgotten((), (then,)) == {(*place, place[0]) for place in places(then)}
+    assert forgotten((), (then,)) == {(*place, place[0], 0) for place in places(then)}
 
 
 def test_a_new_frontend_forgets_what_went_there_untranslated() -> None:
     before = dns(1)
     then = replace(before, external_ips=(*before.external_ips, "203.0.113.9"))
-    assert forgotten((before,), (then,)) == {("203.0.113.9", 80, "203.0.113.9")}
+    assert forgotten((before,), (then,)) == {("203.0.113.9", 80, "203.0.113.9", 0)}
 
 
 def test_a_service_that_goes_takes_all_its_flows() -> None:
@@ -90,7 +98,7 @@ def test_a_service_that_goes_takes_all_its_flows() -> None:
 def test_a_frontend_that_goes_takes_its_flows() -> None:
     before = dns(1, 2)
     assert forgotten((before,), (replace(before, external_ips=()),)) == {
-        (FOUR.external, 80, each.address) for each in before.endpoints
+        (FOUR.external, 80, each.address, TO) for each in before.endpoints
     }
 
 
@@ -110,7 +118,7 @@ def test_tcp_has_connections_that_end_by_themselves() -> None:
 def test_the_same_number_of_tcp() -> None:
     """TCP's endpoints at the same address and port neither keep nor take UDP's flows."""
     tcp = replace(dns(1), protocol="tcp")
-    assert forgotten((dns(1), tcp), (dns(2), tcp)) == {(*place, "10.244.2.1") for place in places(tcp)}
+    assert forgotten((dns(1), tcp), (dns(2), tcp)) == {(*place, "10.244.2.1", TO) for place in places(tcp)}
     assert forgotten((dns(1), tcp), (dns(1), replace(tcp, internal=(), external=(), cluster=()))) == set()
 
 
@@ -125,7 +133,7 @@ def test_an_endpoint_that_only_those_outside_reach() -> None:
     before = replace(dns(1), external_local=True, external=(only,))
     then = replace(before, external=())
     outer = {place for place in places(before) if place[0] != FOUR.cluster_ip}
-    assert forgotten((before,), (then,)) == {(*place, only.address) for place in outer}
+    assert forgotten((before,), (then,)) == {(*place, only.address, TO) for place in outer}
 
 
 def test_other_tables_and_other_sets_are_not_asked() -> None:
