@@ -55,8 +55,8 @@ class Ledger:
         if tokens:
             self.holds[key] = tokens
 
-    def taken(self, token: Token, by_others_than: Key) -> bool:
-        """Whether another object has it."""
+    def taken(self, token: Token, by_others_than: Key | None = None) -> bool:
+        """Whether another object has it; None: whether any has."""
         return bool(self._holders.get(token, set()) - {by_others_than})
 
 
@@ -111,8 +111,11 @@ class Allocation:
             raise _refused(DEBUGPORTS, name, refusals)
 
     def _numbers(self, key: Key, mine: Iterator[Token]) -> Numbers:
+        """Numbers for leases, which yield to the hostPorts of any pod and so keep off them."""
+
         def taken(token: Token) -> bool:
-            return self.ledger.taken(token, by_others_than=key)
+            host = external_pods.host_token(token.number)
+            return self.ledger.taken(token, by_others_than=key) or self.ledger.taken(host)
 
         return Numbers(self.ports, taken, self._dice, {token.number for token in mine})
 
@@ -158,7 +161,8 @@ def _service(record: Record) -> Iterator[Token]:
 
 def _pod(record: Record) -> Iterator[Token]:
     """Most pods have none, and need not be decoded to know that."""
-    pod = _decoded(record, Pod) if EXTERNAL_ANNOTATION.encode() in record.value else None
+    some = EXTERNAL_ANNOTATION.encode() in record.value or b'"hostPort"' in record.value
+    pod = _decoded(record, Pod) if some else None
     return external_pods.tokens(pod) if pod else iter(())
 
 

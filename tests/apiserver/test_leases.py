@@ -132,6 +132,19 @@ async def test_a_full_range_spoils_no_pod_and_is_told() -> None:
             assert (await until(late))[0]["port"] == 30000
 
 
+async def test_leases_keep_off_host_ports_and_node_ports_do_not() -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        async with serving(Path(folder), service_node_port_range="30000-30001") as api:
+            await prepared(api)
+            host = {"name": "c", "image": "x", "ports": [{"containerPort": 80, "hostPort": 30000}]}
+            await api.create(PODS, labelled(nodeName="n1", containers=[host]))
+            code, refused = await api.ask("POST", DEBUGPORTS.path("default"), make.debug_port(nodePort=30000))
+            assert (code, "already allocated" in refused["message"]) == (422, True)
+            assert (await api.create(DEBUGPORTS, make.debug_port()))["spec"]["nodePort"] == 30001
+            service = make.service("front", type="NodePort", ports=[{"port": 80, "nodePort": 30000}])
+            assert (await api.create(SERVICES, service))["spec"]["ports"][0]["nodePort"] == 30000, "as upstream"
+
+
 async def test_a_lease_its_table_and_its_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controllers, "SWEEP_SECONDS", 0.05)
     await prepared(api)

@@ -25,10 +25,17 @@ ENDED = ("Succeeded", "Failed")
 ADDRESS_TYPES = {"node": "InternalIP", "external": "ExternalIP"}
 
 
+def host_token(number: int) -> Token:
+    """What stands for a hostPort: several pods may have one, each on its node."""
+    return Token("host", number)
+
+
 def tokens(pod: Pod) -> Iterator[Token]:
-    """The node ports that a pod has; none once it has ended for good."""
+    """The node ports and hostPorts that a pod has; none once it has ended for good."""
     if pod.status.phase not in ENDED:
         yield from (port_token(each.port) for each in published(pod.metadata))
+        ports = (port.host_port for container in pod.spec.containers for port in container.ports)
+        yield from map(host_token, filter(None, ports))
 
 
 def settle(
