@@ -86,7 +86,7 @@ def answer(check: HealthCheck, healthy: bool) -> Answer:
 def healthz(progress: Progress, now: float, eligible: bool) -> Answer:
     """Whether load balancers should use this node."""
     healthy = progress.healthy(now)
-    body = _times(progress, healthy, now) | {"nodeEligible": eligible}
+    body = _times(progress, healthy and eligible, now) | {"nodeEligible": eligible}
     return Answer(200 if healthy and eligible else 503, _JSON, _json(body))
 
 
@@ -130,7 +130,7 @@ def configz(network: NetworkSpec, node: str) -> dict[str, object]:
 
 
 def _times(progress: Progress, healthy: bool, now: float) -> dict[str, object]:
-    """As upstream, `lastUpdated` of a healthy proxy is now: nothing newer is missing."""
+    """As upstream, `lastUpdated` of an answer that says yes is now: nothing newer is missing."""
     return {"lastUpdated": _time(now if healthy else progress.updated), "currentTime": _time(now)}
 
 

@@ -107,6 +107,8 @@ def test_healthz_and_livez():
 def test_a_node_that_is_leaving_fails_healthz_but_not_livez():
     found = health.healthz(Progress(), 1.0, False)
     assert (found.status, json.loads(found.body)["nodeEligible"]) == (503, False)
+    told = json.loads(health.healthz(Progress(None, 900.0), 1200.0, False).body)["lastUpdated"]
+    assert told == "1970-01-01 00:15:00 +0000 UTC", "a no tells when the kernel was last brought up to date"
     assert health.livez(Progress(), 1.0).status == 200
 
 
