@@ -127,6 +127,9 @@ def test_an_endpoint_that_refuses_is_shown_in_events_and_in_metrics(live: LiveLa
         label = '{service="demo/flaky"}'
         until(lambda: live.metric(node, f"podnet_service_ejections_total{label}") >= 1, "it is counted", 5)
         assert live.metric(node, f"podnet_service_ejected{label}") == 1
+        assert f"{node}: ejected from Service demo/flaky: {bad}" in live.podnet("status").splitlines()
+        (told,) = (each for each in json.loads(live.podnet("status", "-o", "json"))["nodes"] if each["node"] == node)
+        assert told["ejected"] == {"demo/flaky": [bad]}
     (event,) = events(live, "EndpointEjected", 5)
     assert event["involvedObject"]["name"] == "flaky"
     assert event["involvedObject"]["uid"] == made["metadata"]["uid"]
