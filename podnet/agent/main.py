@@ -27,6 +27,7 @@ from podnet.agent.conditions import Conditions
 from podnet.agent.conflist import Conflist
 from podnet.agent.ear import Ear
 from podnet.agent.ejections import Ejections
+from podnet.agent.forgetting import CountingDataplane
 from podnet.agent.publish import Publisher
 from podnet.agent.services import count_rules, count_without_local
 from podnet.agent.serving import Serving
@@ -37,7 +38,6 @@ from podnet.client.informer import Pace
 from podnet.client.reflector import Informers, Watch
 from podnet.client.store import Problem as Unusable
 from podnet.errors import UserError
-from podnet.kernel.dataplane import KernelDataplane
 from podnet.kernel.facts import missing, uplink
 from podnet.kernel.monitor import Monitor
 from podnet.kernel.reconciler import Reconciler
@@ -92,7 +92,7 @@ async def _main(
         raise UserError(str(error)) from None
     loop = asyncio.get_running_loop()
     kernel = ThreadPoolExecutor(1, "kernel")
-    dataplane = await loop.run_in_executor(kernel, KernelDataplane, state_dir)
+    dataplane = await loop.run_in_executor(kernel, CountingDataplane, state_dir)
     store = await Attachments.open(state_dir, boot_id())
     async with Api(credentials) as api:
         informers = Informers(api, WATCHES, pace=Pace(cap=8))

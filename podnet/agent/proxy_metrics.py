@@ -119,6 +119,12 @@ class IptablesRules(Collector):
         yield found
 
 
+def forgotten(family: str, seconds: float, flows: int) -> None:
+    """So many flows of a family (as in FAMILIES) were forgotten, which took so long."""
+    CONNTRACK.labels(family).observe(seconds)
+    CONNTRACK_DELETED.labels(family).inc(flows)
+
+
 def pinged() -> None:
     """Somebody asked /healthz of the metrics' port and was told that all is well."""
     CHECK.labels("ping", "healthz").set(1)
