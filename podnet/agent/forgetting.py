@@ -23,14 +23,19 @@ class CountingDataplane(KernelDataplane):
 
     def act(self, actions: Iterable[Action]) -> None:
         """See Dataplane."""
-        actions = tuple(actions)
-        stale = [each for each in actions if isinstance(each, ForgetFlows) and each.protocol == UDP]
+        stale: list[ForgetFlows] = []
+        others: list[Action] = []
+        for action in actions:
+            if isinstance(action, ForgetFlows) and action.protocol == UDP:
+                stale.append(action)
+            else:
+                others.append(action)
         for family, some in _by_family(stale):
             began = time.monotonic()
             with Netlink(NETFILTER, self.netns) as netlink:
                 deleted = conntrack.forget(netlink, some)
             proxy_metrics.forgotten(family, time.monotonic() - began, deleted)
-        super().act(each for each in actions if each not in stale)
+        super().act(others)
 
 
 def _by_family(actions: Iterable[ForgetFlows]) -> Iterator[tuple[str, list[ForgetFlows]]]:
