@@ -14,7 +14,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from podnet.network.controllers import hints
-from podnet.network.controllers.actions import Action
+from podnet.network.controllers.actions import Action, Report
 from podnet.network.controllers.backing import Backing, Target, proportional, selects
 from podnet.network.controllers.hints import Hinting
 from podnet.network.controllers.slices import (
@@ -169,8 +169,8 @@ def _family(backing: Backing, service: Service, family: str, stored: Sequence[En
     drafts += [Draft(family, slice_.ports, old=slice_) for group in rest.values() for slice_ in group]
     if all(draft.needless for draft in drafts):
         _hold_place(drafts, family, labels)
-    if shared:
-        hints.share_out(drafts, backing.sites.values())
+    if shared and (why := hints.share_out(drafts, backing.sites.values())):
+        yield Report(SERVICES, service, hints.DISABLED, f"{why}, addressType: {family}")
     if any(draft.changed for draft in drafts):
         yield from settle(drafts, backing.key, _dress(backing, service, stored, drafts), backing.taken, _grows(service))
 

@@ -22,6 +22,8 @@ from podnet.objects.services import EndpointHints, Hint, Service, SliceEndpoint
 OVERLOAD = 0.2  # how much more than its share an endpoint may get
 CLOSE = ("PreferClose", "PreferSameZone")
 NODE = "PreferSameNode"
+DISABLED = "TopologyAwareHintsDisabled"
+"""The reason of the event that says why there are no hints."""
 
 Hinting = Callable[[str, str], EndpointHints | None]
 """From the zone and the node of a ready endpoint."""
@@ -48,20 +50,39 @@ class Share(msgspec.Struct, frozen=True):
     most: int
 
 
-def share_out(drafts: Sequence[Draft], sites: Iterable[Site]) -> None:
-    """Set the hints of all endpoints in proportion to the zones' CPUs; drafts change where that differs."""
+def share_out(drafts: Sequence[Draft], sites: Iterable[Site]) -> str:
+    """Set the hints of all endpoints in proportion to the zones' CPUs; drafts change where that differs.
+
+    Returns why there are none, in upstream's words; "" when there are, or nothing is ready anyway.
+    """
     remaining = [draft for draft in drafts if not draft.needless]
-    total = sum(1 for draft in remaining for endpoint in draft.endpoints if endpoint.conditions.ready)
-    shares = _shares(_cpus(sites), total)
-    if not shares or any(not endpoint.zone for endpoint in _ready(remaining)):
+    total = sum(1 for _ in _ready(remaining))
+    cpus = _cpus(sites)
+    shares = _shares(cpus, total)
+    if why := _obstacle(remaining, cpus, shares, total):
         for draft in remaining:
             _set(draft, [None] * len(draft.endpoints))
-        return
+        return why if total else ""
     given, writable = _given(remaining, shares)
     given.update(endpoint.zone for endpoint in _ready(writable) if endpoint.zone)
     givers, takers = _exchange(shares, given)
     for draft in writable:
         _set(draft, [_hint(endpoint, givers, takers) for endpoint in draft.endpoints])
+    return ""
+
+
+def _obstacle(drafts: Iterable[Draft], cpus: Mapping[str, int], shares: Mapping[str, Share], total: int) -> str:
+    many = f" ({total} endpoints, {len(cpus)} zones)"
+    if not cpus:
+        return "Insufficient Node information: allocatable CPU or zone not specified on one or more nodes"
+    if len(cpus) < 2:
+        return "Nodes only ready in one zone"
+    if len(cpus) > total:
+        return f"Insufficient number of endpoints{many}"
+    if not shares:
+        return "Unable to allocate minimum required endpoints to each zone without exceeding overload threshold" + many
+    zoned = all(endpoint.zone for endpoint in _ready(drafts))
+    return "" if zoned else "One or more endpoints do not have a zone specified"
 
 
 def _ready(drafts: Iterable[Draft]) -> Iterator[SliceEndpoint]:

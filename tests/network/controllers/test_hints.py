@@ -6,11 +6,14 @@ from collections import Counter
 
 import pytest
 
+from podnet.network.controllers.actions import Report
 from podnet.objects.services import EndpointHints, EndpointSlice, Hint
 from tests.network.controllers.backed import World, node, pod, service
 from tests.network.controllers.test_endpointslices import writes
 
 AUTO = {"service.kubernetes.io/topology-mode": "Auto"}
+OVERLOAD = "Unable to allocate minimum required endpoints to each zone without exceeding overload threshold"
+UNKNOWN = "Insufficient Node information: allocatable CPU or zone not specified on one or more nodes"
 
 
 def hinted(slices: list[EndpointSlice]) -> dict[str, EndpointHints | None]:
@@ -133,3 +136,22 @@ def test_the_annotation_is_stronger_than_the_field() -> None:
     world = World(node(zone="z1"), service(notes=AUTO, traffic_distribution="PreferClose"), pod())
     world.settle()
     assert hinted(world.slices()) == {"p1": None}, "one zone is too few"
+
+
+@pytest.mark.parametrize(
+    ("per_zone", "cpus", "why"),
+    [
+        ((4, 4), ("", ""), []),
+        ((0, 0), ("", ""), []),
+        ((3,), ("",), ["Nodes only ready in one zone"]),
+        ((1, 1, 0), ("", "", ""), ["Insufficient number of endpoints (2 endpoints, 3 zones)"]),
+        ((2, 2), ("100", "1"), [f"{OVERLOAD} (4 endpoints, 2 zones)"]),
+        ((3, 3), ("4", ""), [UNKNOWN]),
+    ],
+)
+def test_the_service_is_told_why_there_are_no_hints(
+    per_zone: tuple[int, ...], cpus: tuple[str, ...], why: list[str]
+) -> None:
+    told = [each for each in zoned(*per_zone, cpus=cpus).decide() if isinstance(each, Report)]
+    assert [each.message for each in told] == [f"{each}, addressType: IPv4" for each in why]
+    assert {each.reason for each in told} <= {"TopologyAwareHintsDisabled"}
