@@ -105,7 +105,11 @@ def _stays(service: Service, address: Address, pools: Sequence[Pool]) -> bool:
 
 def _serve(service: Service, kept: list[Address], pools: Sequence[Pool], taken: set[Address]) -> Iterator[Action]:
     given = []
-    for family in service.spec.ip_families:
+    families = service.spec.ip_families
+    if not any(pool.family in families for pool in pools) and service.metadata.deletion_timestamp is None:
+        why = f"no pool has addresses of {' or '.join(families)}; the pools are {_shown(pools)}"
+        yield Report(SERVICES, service, FAILED, f"Error syncing load balancer: {why}")
+    for family in families:
         of_family = [pool for pool in pools if pool.family == family]
         if not of_family:
             continue
@@ -124,6 +128,8 @@ def _serve(service: Service, kept: list[Address], pools: Sequence[Pool], taken: 
 def _find(wish: str, pools: Sequence[Pool], taken: set[Address]) -> tuple[Address | None, str]:
     """(an address, or why there is none); a wish of the other family is none for this one."""
     wished = next(_addresses([wish]), None)
+    if wish and wished is None:
+        return None, f"loadBalancerIP {wish} is no IP address"
     if wished is not None and wished.version == pools[0].low.version:
         if not any(pool.has(wished) for pool in pools):
             return None, f"loadBalancerIP {wish} is in no pool; the pools are {_shown(pools)}"

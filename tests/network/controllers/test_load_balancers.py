@@ -72,7 +72,6 @@ def test_one_of_each_family() -> None:
     both: dict[str, Any] = {"ipFamilies": ["IPv6", "IPv4"]}
     assert given_to(service("a", **both)) == {"a": ["2001:db8::10", "192.0.2.10"]}
     assert given_to(service("a", **both), pools=POOLS[:1]) == {"a": ["192.0.2.10"]}
-    assert given_to(service("a", ipFamilies=["IPv6"]), pools=POOLS[:1]) == {}
 
 
 def test_what_it_has_it_keeps() -> None:
@@ -101,6 +100,10 @@ def test_wishes() -> None:
     assert given_to(both) == {"a": ["192.0.2.10", "2001:db8::11"]}
 
 
+def test_a_wish_that_is_no_address() -> None:
+    assert given_to(service("a", loadBalancerIP="x")) == {"a!": "loadBalancerIP x is no IP address"}
+
+
 def test_none_is_left() -> None:
     full = [service(str(n), f"192.0.2.{n}", age=5) for n in (10, 11, 12)]
     said = "no address is left in 192.0.2.10-192.0.2.12"
@@ -110,6 +113,14 @@ def test_none_is_left() -> None:
     assert given_to(*full[1:], service("a")) == {"a": ["192.0.2.10"]}, "what is freed is given again"
     more = [*POOLS, Pool.parse("192.0.2.100/32")]
     assert given_to(*full, service("a"), pools=more) == {"a": ["192.0.2.100"]}
+
+
+def test_a_family_without_a_pool_is_told_of() -> None:
+    only = [POOLS[0]]
+    why = "no pool has addresses of IPv6; the pools are 192.0.2.10-192.0.2.12"
+    assert given_to(service("a", ipFamilies=["IPv6"]), pools=only) == {"a!": why}
+    assert given_to(service("a", ipFamilies=["IPv6", "IPv4"]), pools=only) == {"a": ["192.0.2.10"]}
+    assert given_to(service("a", ipFamilies=["IPv6"], going=True), pools=only) == {}
 
 
 def test_others_are_left_alone() -> None:
