@@ -108,7 +108,8 @@ class Agent:
         self._unusable = unusable
         self._prepare = prepare
         self._loads: Loads = {}
-        self._facts: LocalFacts | None = None
+        self._facts = LocalFacts(node)
+        self._facts_known = False
         self._memo: Memo = {}
         self._units: Desired = {}
         self._reason: str | None = "the agent is starting"
@@ -127,7 +128,7 @@ class Agent:
     def kernel_events(self, events: list[Event]) -> None:
         """What the monitor saw."""
         if ("dirty", "facts") in events:
-            self._facts = None
+            self._facts_known = False
         self._events += events
         self._wake.set()
 
@@ -247,6 +248,8 @@ class Agent:
         self._looking()
         reason, done = await self._look(), None
         self.current = reason is None
+        if (cluster := self._cluster()) is not None:
+            self._report(cluster, self.view)
         if self.view is not None:
             pods = tuple(map(self._present, self.attachments.values()))
             self.view = msgspec.structs.replace(self.view, attachments=pods)
@@ -273,17 +276,16 @@ class Agent:
         cluster = self._cluster()
         if cluster is None:
             return "the API server was not heard yet"
-        self._report(cluster, self.view)
-        seen = view(cluster, LocalFacts(self.node), memo=self._memo)
+        seen = view(cluster, self._facts, memo=self._memo)
         if seen is None:
             return f"the API has no NetworkConfig/default that can be used, or no Node/{self.node}"
         if not seen.me.pod_cidrs:
             return f"Node/{self.node} has no podCIDR yet"
-        if self._facts is None:
+        if not self._facts_known:
             facts = await self.in_kernel(lambda: self._read_facts(seen.me))
             if isinstance(facts, str):
                 return facts
-            self._facts = facts
+            self._facts, self._facts_known = facts if facts != self._facts else self._facts, True
         self.view = view(cluster, self._facts, memo=self._memo, said=self._said(), loads=self._loads)
         return None
 
@@ -304,7 +306,7 @@ class Agent:
 
     def _report(self, cluster: Cluster, seen: NodeView | None) -> None:
         here = filter(None, (refusal(seen), unfiltered(seen))) if seen is not None else ()
-        self.problems = (*problems(cluster, self._memo, self.node), *self._unusable(), *here)
+        self.problems = (*problems(cluster, self._memo, self._facts), *self._unusable(), *here)
         metrics.PROBLEMS.set(len(self.problems))
 
     async def _poll(self) -> None:
@@ -341,7 +343,7 @@ class Agent:
             await asyncio.sleep(RESYNC)
             kinds = None if turn % SELDOM == 0 else frozenset(ORDER) - LISTED
             await self.in_kernel(lambda kinds=kinds: self.reconciler.distrust(kinds))  # type: ignore[misc]
-            self._facts = None
+            self._facts_known = False
             self.wake()
 
 

@@ -201,4 +201,4 @@ def _facts(node: str, me: NodeInfo) -> LocalFacts | str:
     if found is None:
         wanted = " or ".join(me.addresses) or "an InternalIP"
         return f"no link of this node carries {wanted}; is Node/{node} another machine?"
-    return LocalFacts(node, found.name, found.mtu, found.prefixes, missing())
+    return LocalFacts(node, found.name, found.mtu, found.prefixes, found.local, missing())

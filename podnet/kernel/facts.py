@@ -16,7 +16,7 @@ import msgspec
 from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink, NetlinkError
 from podnet.kernel.netns import fresh
 from podnet.kernel.nft import Library, NftError
-from podnet.state.resource import ROUTE_PROTOCOL
+from podnet.state.resource import LINK_PREFIX, ROUTE_PROTOCOL
 from podnet.wire import conntrack, links, routes, tc
 from podnet.wire.conntrack import Pattern
 from podnet.wire.links import LinkMessage, VxlanData
@@ -26,13 +26,19 @@ from podnet.wire.spelling import IPV4
 
 
 class Uplink(msgspec.Struct, frozen=True):
-    """A link that carries addresses of the node: its name, MTU in bytes, addresses (ip/prefix), and the CIDRs whose
-    hosts are directly reachable on it. What we put there ourselves is not among them."""
+    """A link that carries addresses of the node: its name, MTU in bytes, addresses (ip/prefix), the CIDRs whose hosts
+    are directly reachable on it; and `local`, the addresses of all links of the node that others can reach. What we put
+    there ourselves is not among them, nor what another proxy did."""
 
     name: str
     mtu: int
     addresses: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
+
+
+SERVICES = "kube-ipvs0"
+"""The link on which kube-proxy in mode ipvs has the addresses of all Services."""
 
 
 def uplink(addresses: Collection[str], netns: str = "") -> Uplink | None:
@@ -44,10 +50,12 @@ def uplink(addresses: Collection[str], netns: str = "") -> Uplink | None:
     index = next((carriers[address] for address in addresses if address in carriers), None)
     if index is None or index not in every:
         return None
-    there = (m for m in found if m.index == index and m.scope == routes.UNIVERSE and m.protocol != ROUTE_PROTOCOL)
-    held = tuple(f"{m.address}/{m.prefix}" for m in there)
+    others = {link.index for link in every.values() if link.name == SERVICES or link.name.startswith(LINK_PREFIX)}
+    there = [m for m in found if m.scope == routes.UNIVERSE and m.protocol != ROUTE_PROTOCOL and m.index not in others]
+    held = tuple(f"{m.address}/{m.prefix}" for m in there if m.index == index)
     prefixes = sorted({str(ip_interface(address).network) for address in held})
-    return Uplink(every[index].name, every[index].mtu or 0, held, tuple(prefixes))
+    local = sorted({m.address for m in there})
+    return Uplink(every[index].name, every[index].mtu or 0, held, tuple(prefixes), tuple(local))
 
 
 def neighbours_refused() -> int:

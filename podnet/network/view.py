@@ -14,7 +14,7 @@ import msgspec
 
 from podnet.network.service_port import ServicePort
 from podnet.network.value import Value
-from podnet.objects.network import NetworkSpec
+from podnet.objects.network import PRIMARY, NetworkSpec
 
 Network = IPv4Network | IPv6Network
 Words = tuple[str, ...]
@@ -80,13 +80,15 @@ class Attachment(Value, frozen=True):
 class LocalFacts(Value, frozen=True):
     """What was read of the node itself before anything is decided; frozen and passed in.
 
-    `prefixes` are the subnets directly on the uplink; `missing` names the kernel features that are absent, and why.
+    `prefixes` are the subnets directly on the uplink; `addresses` all that its links have, but for loopback, link-local
+    ones and podnet's own; `missing` names the kernel features that are absent, and why.
     """
 
     node: str
     uplink: str = ""
     mtu: int = 1500
     prefixes: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
     missing: Mapping[str, str] = {}
 
 
@@ -153,6 +155,17 @@ class NodeView(Value, frozen=True):
     bridged: bool = False
     leases: Mapping[str, tuple[PortMapping, ...]] = {}
     checks: tuple[HealthCheck, ...] = ()
+
+    def local(self, v6: bool) -> tuple[str, ...]:
+        """All addresses of this node in one family, that of its Node object first."""
+        every = dict.fromkeys((*self.me.addresses, *self.facts.addresses))
+        return tuple(address for address in every if is_v6(address) == v6)
+
+    def node_ports_at(self, v6: bool) -> tuple[str, ...]:
+        """CIDRs of one family that hold the addresses which serve node ports; () means that all of them do."""
+        own = tuple(f"{address}/{128 if v6 else 32}" for address in self.me.addresses if is_v6(address) == v6)
+        asked = self.network.proxy.node_port_addresses
+        return tuple(cidr for word in asked for cidr in (own if word == PRIMARY else (word,)) if is_v6(cidr) == v6)
 
     def narrowed(self, backend: Mapping[str, str | int | bool], peers: Iterable[NodeInfo]) -> NodeView:
         """The same view as if the cluster used `backend` and only these peers existed."""

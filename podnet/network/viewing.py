@@ -25,12 +25,13 @@ from podnet.network.service_port import Place, ServicePort
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.core import ZONE, Node
-from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, SENDS_ANNOTATION, NetworkSpec
+from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, PRIMARY, SENDS_ANNOTATION, NetworkSpec
 
 Network = IPv4Network | IPv6Network
 
 ATTACHMENTS = ("bridge", "ptp")
 NO_LOADS: Loads = {}
+NOWHERE = LocalFacts("")
 MTU = {False: range(576, 65536), True: range(1280, 65536)}
 """What a pod's interface may have, without and with IPv6 (RFC 791, RFC 8200)."""
 
@@ -72,8 +73,9 @@ def view(
         me = recall(memo, "said", (me, said), lambda info=me: _saying(info, *said))  # type: ignore[misc]
     peers = recall(memo, "peers", (cluster.nodes, me.addresses, me.pod_cidrs), lambda: _peers(cluster, me, memo))
     served = network.proxy.mode != "none"
-    without = claims.lost(memo, cluster.services, _own(cluster, facts.node, memo)) if served else {}
-    services = _services(cluster, node, memo, loads, without) if served else {}
+    own = _own(cluster, facts, memo)
+    without = claims.lost(memo, cluster.services, own) if served else {}
+    services = _services(cluster, node, memo, loads, without, own) if served else {}
     affinities = recall(memo, "affinities", (cluster.services,), lambda: _affinities(cluster))
     retries = recall(memo, "retries", (cluster.services,), lambda: any(map(retried, cluster.services.values())))
     algorithms = recall(memo, "algorithms", (cluster.services,), lambda: _algorithms(cluster))
@@ -95,7 +97,7 @@ def view(
 
 
 def _services(
-    cluster: Cluster, node: Node, memo: Memo, loads: Loads, without: claims.Lost
+    cluster: Cluster, node: Node, memo: Memo, loads: Loads, without: claims.Lost, own: Words
 ) -> Mapping[Key, tuple[ServicePort, ...]]:
     place = recall(memo, "place", (node,), lambda: Place(node.metadata.name, node.metadata.labels.get(ZONE, "")))
     slices = group(memo, "slices", cluster.endpointslices, owner)
@@ -113,14 +115,15 @@ def _services(
 
     of = (cluster.services, slices, routes, on_labels, loads)
     made = each(memo, "services", (place,), of, ports, lambda key: key)
-    return claims.honoured(memo, made, without, _own(cluster, node.metadata.name, memo))
+    return claims.honoured(memo, made, without, own)
 
 
-def _own(cluster: Cluster, name: str, memo: Memo) -> Words:
+def _own(cluster: Cluster, facts: LocalFacts, memo: Memo) -> Words:
     """A node's addresses at which node ports are; none without a node."""
-    node = cluster.nodes.get(("", name))
-    addresses = _info(memo, name, node).addresses if node else ()
-    return recall(memo, "own", (addresses,), lambda: (*addresses, LOCALHOST) if addresses else ())
+    node = cluster.nodes.get(("", facts.node))
+    addresses, others = _info(memo, facts.node, node).addresses if node else (), facts.addresses
+    every = lambda: tuple(dict.fromkeys((*addresses, LOCALHOST, *others))) if addresses else ()  # noqa: E731
+    return recall(memo, "own", (addresses, others), every)
 
 
 def _leases(cluster: Cluster, node: str, memo: Memo) -> Leases:
@@ -185,7 +188,7 @@ def mistakes(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
     proxy = {"serviceCIDRs": spec.proxy.service_cidrs, "nodePortAddresses": spec.proxy.node_port_addresses}
     for field, texts in proxy.items():
         for index, text in enumerate(texts):
-            if not _is_range(text):
+            if not _is_range(text) and (field, text) != ("nodePortAddresses", PRIMARY):
                 yield (f"spec.proxy.{field}[{index}]", f"{text!r} is no CIDR; write one such as 10.96.0.0/16")
 
 
@@ -197,12 +200,12 @@ def _is_range(text: str) -> bool:
     return "/" in text
 
 
-def problems(cluster: Cluster, memo: Memo | None = None, node: str = "") -> tuple[Problem, ...]:
+def problems(cluster: Cluster, memo: Memo | None = None, facts: LocalFacts = NOWHERE) -> tuple[Problem, ...]:
     """What in the cluster's objects can't be honoured; each such thing is treated as absent. `memo` as for view();
     what becomes of Services also depends on the node."""
     memo = {} if memo is None else memo
     nodes = recall(memo, "problems", (cluster.nodes, cluster.network), lambda: tuple(_problems(cluster, memo)))
-    services = service_problems(cluster, memo, _own(cluster, node, memo))
+    services = service_problems(cluster, memo, _own(cluster, facts, memo))
     return recall(
         memo, "all problems", (nodes, *services), lambda: (*nodes, *(each for some in services for each in some))
     )

@@ -19,6 +19,10 @@ PROBLEMS_ANNOTATION = "podnet.dev/service-problems"
 """What of Services one node alone can't honour: on its Node, as network/conditions.py writes and reads it."""
 
 
+PRIMARY = "primary"
+"""In nodePortAddresses: the first InternalIP of each family (kube-proxy's word)."""
+
+
 class NodeMask(Value, frozen=True):
     """Prefix length of the range cut for each node, per family (kube-controller-manager's defaults)."""
 
@@ -31,7 +35,8 @@ class ProxySpec(Value, frozen=True):
 
     mode                  "nftables", "iptables", "userspace", "ipvs", or "none": something else does it
     masquerade_all        cluster addresses too are left with the node's own address as source, always
-    node_port_addresses   CIDRs of the node's addresses that serve NodePorts; () means all of them, localhost included
+    node_port_addresses   CIDRs of the node's addresses that serve NodePorts; () means all of them, localhost included,
+                          and so does none of a family for that family; "primary" is the Node object's own InternalIPs
     service_cidrs         the ranges of cluster addresses: traffic to those that no Service has is refused
     source_ranges_for_all loadBalancerSourceRanges hold for NodePorts and externalIPs as well
     """

@@ -33,6 +33,9 @@ PORT, OTHER_PORT = 9000, 9001
 SERVERS = {"a": "node1", "a2": "node1", "b": "node2"}
 CLIENTS = {"near": "node1", "far": "node3"}
 ZONES = {"node1": "x", "node2": "y", "node3": "y"}
+OTHER = ("10.99.0.2", "fd99::2")
+"""What node2 has beside the addresses of its Node object."""
+
 OUTSIDE = {"outside": ("192.168.77.200", "fd77::200"), "stranger": ("192.168.77.201", "fd77::201")}
 EXTERNAL, BALANCER = ("203.0.113.", "2001:db8:113::"), ("198.51.100.", "2001:db8:51::")
 PROTOCOLS = ("tcp", "udp")
@@ -425,6 +428,9 @@ def _outside(live: LiveLab) -> Iterator[str]:
             live.run(path, f"sysctl -qw net.{conf}.accept_redirects=0")
         for family in "46":  # what is not for it ends there, without a word
             live.run(path, f"ip -{family} route add blackhole default")
+        configure(live.netns("node2"), [f"address add {address} dev lo" for address in OTHER])
+        ways_back = zip(OTHER, live.lab.node("node2").addresses, strict=True)
+        configure(path, [f"route add {address} via {via}" for address, via in ways_back])
         for node in live.lab.nodes:  # as any node has one
             configure(node.netns, [f"route add default via {gateway}" for gateway in OUTSIDE["outside"]])
         yield path

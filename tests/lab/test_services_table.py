@@ -17,7 +17,7 @@ import pytest
 from podnet.kernel.netns import socket_in
 from tests.lab.labs import needs_root, until
 from tests.lab.service_asks import Ask, ask_all, sctp_heard, sctp_init
-from tests.lab.service_world import MODES, OTHER_PORT, OUTSIDE, PORT, Endpoint, Service, World, both, world
+from tests.lab.service_world import MODES, OTHER, OTHER_PORT, OUTSIDE, PORT, Endpoint, Service, World, both, world
 
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("services-table")]
 
@@ -96,6 +96,11 @@ def test_node_ports(lab: World, v6: bool) -> None:
     clients = ("near", "far", "a", "node1", "node2", "node3", "outside")
     at = {node.name: node.addresses[v6] for node in lab.live.lab.nodes}
     lab.check_all((at[name], port, dict.fromkeys(clients, f"a from {name}")) for name in NODES)
+
+
+def test_node_ports_at_whatever_else_a_node_has(lab: World, v6: bool) -> None:
+    """Also where its Node object does not tell of the address."""
+    lab.check(OTHER[v6], lab.services["one"].node_port, dict.fromkeys(("outside", "node2", "b"), "a from node2"))
 
 
 def test_node_ports_of_localhost(lab: World, v6: bool) -> None:

@@ -258,7 +258,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"proxy": ProxySpec(service_cidrs=("10.96.0.0/16", "nonsense:"))}, "spec.proxy.serviceCIDRs[1]"),
     ({"proxy": ProxySpec(service_cidrs=("10.96.0.1/16",))}, "spec.proxy.serviceCIDRs[0]"),
     ({"proxy": ProxySpec(service_cidrs=("10.96.0.0/16 } accept",))}, "spec.proxy.serviceCIDRs[0]"),
-    ({"proxy": ProxySpec(node_port_addresses=("primary",))}, "spec.proxy.nodePortAddresses[0]"),
+    ({"proxy": ProxySpec(node_port_addresses=("primary", "10.0.0.1"))}, "spec.proxy.nodePortAddresses[1]"),
 ]
 
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from podnet.network.desired import desired
+from podnet.network.proxy.bridged import FILTERED
 from podnet.network.proxy.nft_chains import TABLE
+from podnet.network.viewing import problems
 from podnet.objects.cluster import Cluster
 from podnet.objects.network import NetworkConfig, ProxySpec
 from podnet.objects.services import (
@@ -28,7 +30,7 @@ from podnet.state.nft import Element
 from podnet.state.plan import Plan, plan
 from tests import kernel_stub
 from tests.properties.test_paths import Event, Watcher
-from tests.worlds import attachment, backend, cluster, config, endpoint_slice, node, seen, service, state_of
+from tests.worlds import attachment, backend, cluster, config, endpoint_slice, facts, node, seen, service, state_of
 
 PODS = (attachment(1, 1, dual=True), attachment(1, 2, dual=True, mode="ptp"))
 RANGES = ("10.96.0.0/16", "fd00:10:96::/112")
@@ -191,7 +193,8 @@ def test_off_means_gone_and_nothing_else_is_touched() -> None:
     steps = plan(state_of(world(mode="none"), 1, PODS), GOAL).steps
     assert {step.verb for step in steps} == {"delete"}
     routes = {key for key in GOAL if key[0] == "Route" and key[2] in RANGES}
-    assert {step.resource.key for step in steps} == OURS | routes
+    bridged = {key for key in GOAL if key[0] == "Sysctl" and key[2] in FILTERED.values()}
+    assert {step.resource.key for step in steps} == OURS | routes | bridged
     assert len(routes) == 2
 
 
@@ -229,7 +232,9 @@ def test_a_change_costs_what_depends_on_it() -> None:
     assert changed(watcher, (("endpointslices", 12), piece(1, 2, here))) == set(), "written again"
     assert changed(watcher, (("services", 2), numbered(2, labels={"a": "b"}))) == set()
     assert changed(watcher, (("services", 2), None)) == {"service/default/s2"}
-    assert changed(watcher, (("pod", 1), PODS[0])) == {"pod/c1-1/eth0"}
+    assert changed(watcher, (("pod", 2), PODS[1])) == {"pod/c1-2/eth0"}
+    assert changed(watcher, (("pod", 1), PODS[0])) == {"pod/c1-1/eth0", "pod/c1-2/eth0", "pods", "services"}, "a bridge"
+    assert changed(watcher, (("pod", 3), attachment(1, 3))) == {"pod/c1-3/eth0"}
     assert changed(watcher, (("node", 2), node(2, True))) == {"backend", "masquerade"}
     assert changed(watcher, (("beat", 1), 7)) == set()
     affine = numbered(1, session_affinity="ClientIP")
@@ -246,6 +251,8 @@ def test_a_change_costs_what_depends_on_it() -> None:
         (("127.0.0.0/8", "fd77::/64"), {"127.0.0.1", "fd77::11"}),
         (("203.0.113.0/24", "2001:db8::/32"), set()),
         (("0.0.0.0/0", "::/0"), {"192.168.77.11", "127.0.0.1", "fd77::11"}),
+        (("primary",), {"192.168.77.11", "fd77::11"}),
+        (("primary", "127.0.0.1/32"), {"192.168.77.11", "127.0.0.1", "fd77::11"}),
     ],
 )
 def test_node_ports_are_served_where_the_configuration_says(cidrs: tuple[str, ...], served: set[str]) -> None:
@@ -253,6 +260,23 @@ def test_node_ports_are_served_where_the_configuration_says(cidrs: tuple[str, ..
     found = state_of(world(node_port_addresses=cidrs), 1)
     keys = [key[5].split(" . ") for key in found if key[4:5] == ("services",)]
     assert {address for address, _, port in keys if port in ("30081", "30082")} == served
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "others"),
+    [((), {"203.0.113.7", "fd78::7"}), (("203.0.113.0/24", "primary"), {"203.0.113.7"}), (("primary",), set())],
+)
+def test_node_ports_are_served_at_all_that_a_node_has(cidrs: tuple[str, ...], others: set[str]) -> None:
+    """Beside the addresses of its Node object; two Services that want one of these places are told."""
+    there = ("203.0.113.7", "fd78::7")
+    rival = numbered(3, external_ips=there[:1])
+    rival = replace(rival, spec=replace(rival.spec, ports=(ServicePort("web", port=30081),)))
+    alone = cluster([node(1, True)], proxied(node_port_addresses=cidrs), services=[numbered(1)])
+    both = cluster([node(1, True)], proxied(), services=[numbered(1), rival])
+    keys = [key[5].split(" . ") for key in state_of(alone, 1, addresses=there) if key[4:5] == ("services",)]
+    assert {address for address, _, port in keys if port == "30081"} & {*there} == others
+    state_of(both, 1, addresses=there)
+    assert "FrontendTaken" in {each.reason for each in problems(both, facts=facts(1, addresses=there))}
 
 
 def test_a_node_without_a_range_of_a_family_still_serves_it() -> None:

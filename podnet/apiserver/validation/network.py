@@ -13,7 +13,7 @@ from podnet.apiserver.validation import rules
 from podnet.apiserver.validation.rules import Causes, Network, unsupported, wrong
 from podnet.network import backends
 from podnet.network.proxy import splitting
-from podnet.objects.network import NETWORK_NAME, NetworkConfig, NodeMask, ProxySpec, ServiceRoute
+from podnet.objects.network import NETWORK_NAME, PRIMARY, NetworkConfig, NodeMask, ProxySpec, ServiceRoute
 
 ATTACHMENTS = ("bridge", "ptp")
 PROXY_MODES = ("nftables", "iptables", "userspace", "ipvs", "none")
@@ -68,7 +68,8 @@ def _proxy(spec: ProxySpec, pods: list[Network]) -> Causes:
     if spec.mode not in PROXY_MODES:
         yield unsupported("spec.proxy.mode", spec.mode, PROXY_MODES)
     for index, value in enumerate(spec.node_port_addresses):
-        yield from rules.cidr(f"spec.proxy.nodePortAddresses[{index}]", value)
+        if value != PRIMARY:
+            yield from rules.cidr(f"spec.proxy.nodePortAddresses[{index}]", value)
     networks, causes = rules.cidrs("spec.proxy.serviceCIDRs", spec.service_cidrs)
     yield from causes
     for network, other in product(networks, pods):

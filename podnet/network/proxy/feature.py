@@ -228,8 +228,9 @@ def _settings(view: NodeView, v6: bool) -> iptables.Settings:
         v6=v6,
         cluster_cidr=next((cidr for cidr in view.me.pod_cidrs if is_v6(cidr) == v6), ""),
         masquerade_all=proxy.masquerade_all,
-        node_port_addresses=tuple(cidr for cidr in proxy.node_port_addresses if is_v6(cidr) == v6),
+        node_port_addresses=view.node_ports_at(v6),
         node_addresses=tuple(address for address in view.me.addresses if is_v6(address) == v6),
+        other_addresses=tuple(address for address in view.local(v6) if address not in view.me.addresses),
         ranges_for_all=proxy.source_ranges_for_all,
     )
 
@@ -249,9 +250,6 @@ def families(view: NodeView) -> tuple[bool, ...]:
 
 def node_addresses(view: NodeView, v6: bool) -> tuple[str, ...]:
     """Where node ports are served: where the configuration says; everywhere in a family of which it says nothing."""
-    own = tuple(address for address in view.me.addresses if is_v6(address) == v6)
-    chosen = tuple(
-        ip_network(cidr, strict=False) for cidr in view.network.proxy.node_port_addresses if is_v6(cidr) == v6
-    )
-    every = own if v6 else (*own, LOCALHOST)
+    chosen = tuple(ip_network(cidr, strict=False) for cidr in view.node_ports_at(v6))
+    every = view.local(v6) if v6 else (*view.local(v6), LOCALHOST)
     return tuple(address for address in every if not chosen or any(ip_address(address) in cidr for cidr in chosen))

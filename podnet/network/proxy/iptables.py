@@ -43,7 +43,8 @@ class Settings(Value, frozen=True):
     masquerade_all       cluster addresses too are left with the node's address as source, always
     localhost_node_ports node ports work at 127.0.0.1 (never at ::1)
     node_port_addresses  CIDRs of the node's addresses that serve node ports; () means all
-    node_addresses       the node's own addresses
+    node_addresses       the addresses of the Node object
+    other_addresses      what else the node has, at which node ports may be had as well
     liberal              the kernel takes TCP segments outside the window for valid, so INVALID ones need not be dropped
     ranges_for_all       source ranges hold for external addresses and node ports too (kube-proxy has no such thing)
     large                the form for many endpoints: see LARGE
@@ -55,6 +56,7 @@ class Settings(Value, frozen=True):
     localhost_node_ports: bool = True
     node_port_addresses: tuple[str, ...] = ()
     node_addresses: tuple[str, ...] = ()
+    other_addresses: tuple[str, ...] = ()
     liberal: bool = False
     ranges_for_all: bool = False
     large: bool = False
@@ -316,7 +318,8 @@ def _node_ports(settings: Settings) -> Iterator[Line]:
     """The end of KUBE-SERVICES."""
     note = '"kubernetes service nodeports; NOTE: this must be the last rule in this chain"'
     if settings.node_port_addresses and not any(cidr.endswith("/0") for cidr in settings.node_port_addresses):
-        addresses = [address for address in settings.node_addresses if not ip_address(address).is_loopback]
+        every = (*settings.node_addresses, *settings.other_addresses)
+        addresses = [address for address in every if not ip_address(address).is_loopback]
         addresses += [LOOPBACK] if settings.localhost else []
         places = [f"-d {address}" for address in addresses if settings.serves(address)]
     else:

@@ -171,7 +171,7 @@ def _stale(view: NodeView, element: Element, came: bool) -> Iterator[Action]:
     *address, protocol, port = element.element.split(" . ")
     if protocol != str(UDP):
         return
-    own = (*view.me.addresses, "127.0.0.1", "::1")
+    own = (*view.local(False), *view.local(True), "127.0.0.1", "::1")
     for destination in address or (text for text in own if _ip(is_v6(text)) == element.family):
         answered_by = destination if came else view.me.address(destination)
         yield ForgetFlows(UDP, int(port), destination=destination, answered_by=answered_by or "")
@@ -181,7 +181,7 @@ def _body(view: NodeView, address: str) -> str:
     v6 = is_v6(address)
     ip, proxy = _ip(v6), view.network.proxy
     unused = _of(proxy.service_cidrs, v6)
-    served = _of(proxy.node_port_addresses, v6)
+    served = _of(view.node_ports_at(v6), v6)
     limited = f" {ip} daddr {{ {', '.join(served)} }}" if served else ""
     return _BODY % {
         "type": ADDRESS_TYPE[v6],
@@ -196,7 +196,7 @@ def _body(view: NodeView, address: str) -> str:
 
 def _inside(view: NodeView, v6: bool) -> list[str]:
     """Its own pods, and the node itself: for them an external address is only another name of the cluster's own."""
-    return _of((*view.me.pod_cidrs, *view.me.addresses, LOCALHOST[v6]), v6)
+    return _of((*view.me.pod_cidrs, *view.local(v6), LOCALHOST[v6]), v6)
 
 
 def _guarded(view: NodeView, frontend: Frontend) -> bool:

@@ -51,7 +51,7 @@ def seen(*services: Service) -> dict[str, tuple[Made, ...]]:
 
 
 def said(*services: Service) -> dict[str, str]:
-    found = [each for each in problems(world(*services), node="n1") if each.reason == "FrontendTaken"]
+    found = [each for each in problems(world(*services), facts=facts(1)) if each.reason == "FrontendTaken"]
     return {each.object.removeprefix("Service/default/"): each.message for each in found}
 
 
@@ -210,7 +210,7 @@ def test_whatever_is_asked_for_nothing_conflicts_and_memory_changes_nothing(hist
         assert remembered is not None
         assert fresh is not None
         assert remembered.services == fresh.services
-        assert problems(now, memo, "n1") == problems(now, node="n1")
+        assert problems(now, memo, facts(1)) == problems(now, facts=facts(1))
         node_state(desired(fresh))
 
 

@@ -22,7 +22,7 @@ SEGMENT = RouteSegment(("10.1.0.0/16",), (RouteBackend({"app": "a"}),))
 def found(*services: Service, routes: tuple[ServiceRoute, ...] = (), mode: str = "nftables") -> list[Problem]:
     world = cluster([node(1)], config(proxy=ProxySpec(mode=mode)), services=services)
     world = replace(world, serviceroutes={each.key: each for each in routes})
-    return [each for each in problems(world, node="n1") if each.object.split("/")[0] != "Node"]
+    return [each for each in problems(world, facts=facts(1)) if each.object.split("/")[0] != "Node"]
 
 
 def route(

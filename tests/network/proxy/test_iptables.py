@@ -217,6 +217,7 @@ LOCAL = "-m addrtype --dst-type LOCAL"
         (replace(SETTINGS, node_port_addresses=("0.0.0.0/0",)), [LOCAL]),
         (replace(SETTINGS, node_port_addresses=("192.168.0.0/16",)), ["-d 192.168.0.2"]),
         (replace(SETTINGS, node_port_addresses=("192.168.0.0/16", "127.0.0.0/8")), ["-d 192.168.0.2", "-d 127.0.0.1"]),
+        (replace(SETTINGS, node_port_addresses=("10.9.0.0/16",), other_addresses=("10.9.0.1",)), ["-d 10.9.0.1"]),
         (
             replace(SETTINGS, node_port_addresses=("127.0.0.0/8",), node_addresses=("127.0.0.1", "192.168.0.2")),
             ["-d 127.0.0.1"],
