@@ -27,7 +27,7 @@ from podnet.objects.cluster import Key
 from podnet.objects.codec import InvalidObject, decode
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object
-from podnet.state.difference import replaced
+from podnet.state.difference import changes, replaced
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -104,16 +104,14 @@ class Store:
         self._touched: dict[Key, None] | None = {}
 
     def snapshot(self) -> Mapping[Key, Object]:
-        """The objects as they are now, in a mapping that stays so. It is made from the last one, and knows what differs
-        unless a list came in between."""
-        if self._touched is None:
-            made: Mapping[Key, Object] = dict(self.objects)
-        else:
-            fresh = {key: self.objects[key] for key in self._touched if key in self.objects}
-            gone = [key for key in self._touched if key not in self.objects and key in self._last]
-            made = replaced(self._last, fresh, gone)
-        self._last, self._touched = made, {}
-        return made
+        """The objects as they are now, in a mapping that stays so and shares what it can with the last one."""
+        touched = changes(self.objects, self._last) if self._touched is None else self._touched
+        fresh = {key: self.objects[key] for key in touched if key in self.objects}
+        gone = [key for key in touched if key not in self.objects and key in self._last]
+        self._touched = {}
+        if fresh or gone:
+            self._last = replaced(self._last, fresh, gone)
+        return self._last
 
     def _touch(self, key: Key) -> None:
         if self._touched is not None:

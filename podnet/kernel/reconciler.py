@@ -42,7 +42,7 @@ class Reconciler:
         """Kinds to read again; None means everything."""
         self.actual: dict[Key, Resource] = {}
         self._attempted: Units = {}
-        self._polled: tuple[Units, list[Resource]] = ({}, [])
+        self._seen: dict[str, tuple[Units, dict[Unit, dict[Key, Resource]]]] = {}
         self._unsettled: frozenset[Unit] = frozenset()
 
     def distrust(self, kinds: Iterable[str] | None = None) -> None:
@@ -76,9 +76,7 @@ class Reconciler:
 
     def poll(self, kind: str, units: Units) -> bool:
         """Look at a kind that sends no events (sysctls); True when it drifted."""
-        if self._polled[0] is not units:  # there may be a hundred thousand resources, and nothing new among them
-            self._polled = units, [r for resources in units.values() for r in resources if type(r).__name__ == kind]
-        wanted = {resource.key: resource for resource in self._polled[1]}
+        wanted = self._of_kind(kind, units)
         seen = self.dataplane.read(wanted, frozenset({kind}))
         drifted = any(key in self.actual and self.actual[key].changes(value) for key, value in seen.items())
         if drifted:
@@ -87,11 +85,21 @@ class Reconciler:
 
     def canaries(self, units: Units) -> bool:
         """Look whether somebody flushed iptables, which says nothing; True when a canary chain is gone."""
-        chains = {r.key: r for resources in units.values() for r in resources if type(r).__name__ == "IptablesChain"}
+        chains = self._of_kind("IptablesChain", units)
         if not chains or self.dataplane.intact(chains):
             return False
         self.distrust(("IptablesChain", "IptablesJump"))
         return True
+
+    def _of_kind(self, kind: str, units: Units) -> dict[Key, Resource]:
+        """There may be a hundred thousand resources, of which few are meant and few are new."""
+        known, found = self._seen.get(kind, ({}, {}))
+        for unit in changes(units, known):
+            found.pop(unit, None)
+            if these := {r.key: r for r in units.get(unit, ()) if type(r).__name__ == kind}:
+                found[unit] = these
+        self._seen[kind] = units, found
+        return {key: resource for these in found.values() for key, resource in these.items()}
 
     def difference(self, units: Units, only: bool = False) -> Plan:
         """The plan that a pass would carry out now, from a fresh reading; changes nothing. `only`: of these units."""

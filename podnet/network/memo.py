@@ -44,7 +44,7 @@ def each(
     when `inputs` are others. When nothing changed the very same mapping is returned; nobody may change it.
     """
     last = memo.get(name)
-    known, result = cast("tuple[tuple[object, ...], dict[U, T]]", last or ((*inputs, *({} for _ in of)), {}))
+    known, result = cast("tuple[tuple[object, ...], Mapping[U, T]]", last or ((*inputs, *({} for _ in of)), {}))
     before = cast("tuple[Mapping[K, object], ...]", known[len(inputs) :])
     if last is not None and all(a is b for a, b in zip(known[: len(inputs)], inputs, strict=True)):
         touched = {key: None for new, old in zip(of, before, strict=True) for key in changes(new, old)}
@@ -56,8 +56,8 @@ def each(
 
 
 def _made_again(
-    result: dict[U, T], touched: Iterable[K], there: Container[K], make: Callable[[K], T], called: Callable[[K], U]
-) -> dict[U, T]:
+    result: Mapping[U, T], touched: Iterable[K], there: Container[K], make: Callable[[K], T], called: Callable[[K], U]
+) -> Mapping[U, T]:
     """`result` itself when nothing came out otherwise."""
     fresh: dict[U, T] = {}
     gone: list[U] = []
@@ -96,7 +96,7 @@ def joined(memo: Memo, name: str, *parts: Mapping[K, T]) -> Mapping[K, T]:
 def group(memo: Memo, name: str, members: Mapping[K, T], by: Callable[[T], U | None]) -> Mapping[U, Mapping[K, T]]:
     """Members by what `by` says of them (None: left out). A group in which nothing changed is the same object."""
     last = memo.get(name)
-    before, groups = cast("tuple[Mapping[K, T], dict[U, Mapping[K, T]]]", (*last[0], last[1])) if last else ({}, {})
+    before, groups = cast("tuple[Mapping[K, T], Mapping[U, Mapping[K, T]]]", (*last[0], last[1])) if last else ({}, {})
     touched = changes(members, before)
     moved: dict[U, dict[K, T]] = {}
     for key in touched:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podnet.state.difference import Successor, changes, replaced
+from podnet.state.difference import PIECE, PersistentMap, changes, replaced
 
 OBJECTS = [object(), object(), None]
 MAPPINGS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(range(3)))
@@ -29,23 +31,42 @@ def test_equal_is_not_identical() -> None:
     assert changes({"a": [1]}, {"a": [1]}) == ["a"]
 
 
-@given(MAPPINGS, st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=8), st.integers(1, 4))
-def test_a_copy_knows_what_was_replaced(first: dict[str, int], steps: list[tuple[str, int]], reach: int) -> None:
-    """As comparing tells, to the copy before and to older ones; 0 takes a key away."""
-    history: list[dict[str, object]] = [{key: object() for key in first}]
-    for key, value in steps:
-        last = history[-1]
-        if value or key in last:
-            history.append(replaced(last, {key: object()}) if value else replaced(last, {}, [key]))
-    for older, newer in zip(history, history[reach:], strict=False):
-        assert sorted(changes(newer, older)) == sorted(changes(dict(newer), dict(older)))
-        assert sorted(changes(older, newer)) == sorted(changes(dict(older), dict(newer)))
+STEPS = st.lists(
+    st.tuples(st.dictionaries(st.integers(0, 400), st.integers(), max_size=80), st.sets(st.integers(0, 400)))
+)
 
 
-def test_a_copy_keeps_no_more_than_the_one_before() -> None:
-    one = replaced({"a": 1}, {"a": 2})
-    two = replaced(one, {"a": 3})
-    assert (one.before, two.before) == (None, one)
-    assert isinstance(two, Successor)
-    assert changes(two, one) == ["a"]
-    assert changes(one, {"a": 2}) == []
+@given(STEPS)
+def test_versions_are_mappings_like_others(steps: list[tuple[dict[int, int], set[int]]]) -> None:
+    """Whatever is replaced and taken away, each version stays what it was and tells how it differs from any other."""
+    history: list[tuple[dict[int, int], Mapping[int, int]]] = [({}, {})]
+    for fresh, gone in steps:
+        plain, version = history[-1]
+        there = [key for key in gone if key in plain or key in fresh]
+        after = {key: value for key, value in {**plain, **fresh}.items() if key not in gone}
+        history.append((after, replaced(version, fresh, there)))
+    for plain, version in history:
+        assert version == plain
+        assert (len(version), sorted(version), sorted(version.values())) == (
+            len(plain),
+            sorted(plain),
+            sorted(plain.values()),
+        )
+        assert dict(version.items()) == {key: version[key] for key in version} == {**version} == plain
+        assert all((key in version, version.get(key)) == (key in plain, plain.get(key)) for key in range(400))
+        for other, older in history:
+            assert sorted(changes(version, older)) == sorted(changes(plain, other))
+
+
+def test_a_version_shares_what_it_can() -> None:
+    first = PersistentMap({number: object() for number in range(10_000)})
+    second = replaced(first, {17: object()}, [4711])
+    assert sorted(changes(second, first)) == [17, 4711]
+    assert sum(a is not b for a, b in zip(first._pieces, second._pieces, strict=True)) <= 2
+
+
+def test_pieces_stay_small_and_are_not_too_many() -> None:
+    grown = replaced({}, dict.fromkeys(range(10_000)))
+    assert max(map(len, grown._pieces)) < 4 * PIECE
+    shrunk = replaced(grown, {}, range(9_990))
+    assert (len(shrunk), len(shrunk._pieces)) == (10, 1)
