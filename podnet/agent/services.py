@@ -13,7 +13,7 @@ from itertools import chain
 from podnet.agent import proxy_metrics
 from podnet.agent.agent import Agent
 from podnet.network.proxy.explain import Surroundings
-from podnet.network.proxy.feature import families, node_addresses
+from podnet.network.proxy.feature import families, mode_name, node_addresses
 from podnet.network.proxy.live import Memory, live, places
 from podnet.network.proxy.service_ports import owner
 from podnet.network.proxy.shown import ServiceShown, ServicesShown, Shown
@@ -54,7 +54,7 @@ async def show(agent: Agent, namespace: str = "", name: str = "", brief: bool = 
         )
         for key, service in chosen.items()
     )
-    return ServicesShown(agent.node, seen.network.proxy.mode, "", around, tuple(shown))
+    return ServicesShown(agent.node, mode_name(seen), "", around, tuple(shown))
 
 
 def _served(seen: NodeView, key: Key) -> tuple[ServicePort, ...]:
@@ -126,7 +126,7 @@ def count_rules(agent: Agent) -> None:
     """Let the metrics tell, whenever they are asked, how many iptables rules there are."""
 
     def wanted() -> Iterator[Resource]:
-        there = agent.view is not None and agent.view.network.proxy.mode == "iptables"
+        there = agent.view is not None and mode_name(agent.view) == "iptables"
         return chain.from_iterable(agent.units.values() if there else ())
 
     proxy_metrics.REGISTRY.register(proxy_metrics.IptablesRules(wanted))

@@ -17,6 +17,7 @@ from podnet.agent.proxy_metrics import Pulse
 from podnet.daemons.proxy_feed import Feed
 from podnet.kernel.reconciler import Pass
 from podnet.network.proxy import userspace
+from podnet.network.proxy.feature import mode_name
 from podnet.network.proxy.health import configz, eligible, trigger_time
 from podnet.network.view import HealthCheck, NodeView, Problem
 from podnet.objects.cluster import Cluster
@@ -41,6 +42,8 @@ class Serving:
         self._servers = HealthServers(lambda: self.pulse.progress.healthy(time.time()))
         self._seen: Cluster | None = None
         self._spec = NetworkSpec()
+        self.mode = self._spec.proxy.mode
+        """What is in force, whatever was asked for."""
         self._checks: tuple[HealthCheck, ...] = ()
         self._dirty = asyncio.Event()
 
@@ -68,7 +71,7 @@ class Serving:
     async def prepare(self, view: NodeView) -> None:
         """Before the kernel leads anything to it the proxy must expect it. On leaving the mode it keeps its orders, for
         those who are connected."""
-        self._spec, self._checks = view.network, view.checks
+        self._spec, self._checks, self.mode = view.network, view.checks, mode_name(view)
         if view.network.proxy.mode == USERSPACE:
             ports = (port for ports in view.services.values() for port in ports)
             self._feed.update(userspace.orders(view, ports))
@@ -78,7 +81,7 @@ class Serving:
         """A pass has ended, over the newest cluster if `current`. A pod's link that can't be made is nothing that load
         balancers should hear of."""
         if refused := {error.resource.family for error in done.failed if isinstance(error.resource, TABLES)}:
-            self.pulse.failed(time.time(), self._spec.proxy.mode, whole, refused)
+            self.pulse.failed(time.time(), self.mode, whole, refused)
         elif current:
             self.pulse.synced(time.time(), seconds, whole)
             self.pulse.wrote(done.plan.steps)
@@ -109,4 +112,4 @@ class Serving:
         def settings() -> Mapping[str, object]:
             return configz(self._spec, self._node)
 
-        return await serve(self.pulse, mine, lambda: self._spec.proxy.mode, settings)
+        return await serve(self.pulse, mine, lambda: self.mode, settings)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from podnet.agent.agent import Agent
 from podnet.agent.services import show, without_local
+from podnet.agent.serving import Serving
 from podnet.agent.web import serve
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.reconciler import Reconciler
@@ -48,7 +49,7 @@ class Desk:
             Reconciler(self.plane),
             ThreadPoolExecutor(1),
             cluster=lambda: self.world,
-            facts=lambda _: worlds.facts(1),
+            facts=lambda _: worlds.facts(1, missing={"ip_vs": "this kernel has none"}),
         )
 
 
@@ -73,6 +74,18 @@ async def test_every_service_as_this_node_sees_it(desk: Desk) -> None:
     assert found.services[0].ports == ()
     assert found.surroundings.addresses == ("192.168.77.11", "127.0.0.1")
     assert found.surroundings.own == ("10.244.1.0/24",)
+
+
+async def test_a_refused_mode_is_told_of_while_it_is_asked_for(desk: Desk) -> None:
+    for mode, told in (("ipvs", ["ProxyModeRefused"]), ("nftables", [])):
+        desk.world = worlds.cluster([worlds.node(1)], worlds.config(proxy=ProxySpec(mode)), 0, (WEB,), SLICES)
+        await desk.agent._pass()
+        assert [each.reason for each in desk.agent.problems] == told
+        assert (await show(desk.agent)).mode == "nftables"
+        serving = Serving("n1", "/nowhere", lambda: desk.world)
+        assert desk.agent.view is not None
+        await serving.prepare(desk.agent.view)
+        assert serving.mode == "nftables"
 
 
 async def test_a_pod_of_two_families_is_one_endpoint(desk: Desk) -> None:

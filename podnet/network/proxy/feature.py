@@ -144,8 +144,12 @@ REFUSED = "ipvs"
 
 def mode_of(view: NodeView) -> Mode | None:
     """What `spec.proxy.mode` asks for; None for "none", or for what nobody knows."""
-    name = view.network.proxy.mode
-    return MODES.get("nftables" if name == REFUSED else name)
+    return MODES.get(mode_name(view))
+
+
+def mode_name(view: NodeView) -> str:
+    """What this node does, whatever it was asked for."""
+    return "nftables" if view.network.proxy.mode == REFUSED else view.network.proxy.mode
 
 
 def refusal(view: NodeView) -> Problem | None:
