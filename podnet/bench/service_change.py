@@ -27,6 +27,7 @@ from podnet.client.config import load
 from podnet.kernel import netns
 from podnet.kernel.netlink import NETFILTER, listen
 from podnet.objects.kinds import ENDPOINTSLICES, SERVICES, Kind
+from podnet.state.difference import replaced
 
 SIZES = (1_000, 12_500)
 """Services in the cluster, in this order: the second comes about by adding to the first."""
@@ -84,7 +85,7 @@ class _Churn:
         self._number += 1
         new = changed(self._number * 37 % self._services, EACH, self._number)
         start = time.process_time()
-        slices = {**self._cluster.endpointslices, new.key: new}
+        slices = replaced(self._cluster.endpointslices, {new.key: new})
         self._cluster = self._cluster.with_objects("endpointslices", slices)
         done = self._node.take(self._cluster)
         milliseconds = (time.process_time() - start) * 1e3
