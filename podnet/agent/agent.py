@@ -250,8 +250,7 @@ class Agent:
         self.current = reason is None
         if (cluster := self._cluster()) is not None:
             self._report(cluster, self.view)
-        if (cluster := self._cluster()) is not None:
-            if self.view is not None:
+        if self.view is not None:
             pods = tuple(map(self._present, self.attachments.values()))
             self.view = msgspec.structs.replace(self.view, attachments=pods)
             done = await self._reconcile(self.view, events)
