@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from podnet.apiserver import controllers
-from podnet.objects.kinds import CONFIGMAPS, EVENTS, LEASES, NAMESPACES, NETWORKCONFIGS, NODES, PODS
+from podnet.network.controllers.load_balancers import GIVEN
+from podnet.objects.kinds import CONFIGMAPS, EVENTS, LEASES, NAMESPACES, NETWORKCONFIGS, NODES, PODS, SERVICES
 from tests.apiserver import documents as make
 from tests.apiserver.conftest import Api, serving, until
 from tests.apiserver.documents import at
@@ -186,3 +187,17 @@ def test_ages_of_odd_times() -> None:
     assert controllers._age("2026-11-22T09:59:00.000000Z", now) == 60.0
     assert controllers._age("2026-11-22T09:59:00", now) == 60.0
     assert controllers._age("whenever", now) == 0.0
+
+
+async def test_a_load_balancer_without_an_address_says_so_until_it_has_one(tmp_path: Path) -> None:
+    path, free = SERVICES.path("default", "web"), "192.0.2.9"
+    async with serving(tmp_path, load_balancer_pool=(f"{free}/32",)) as api:
+        await api.create(SERVICES, make.service(type="LoadBalancer", loadBalancerIP="192.0.2.99"))
+        told = await found(api, path, lambda service: condition(service, GIVEN))
+        assert condition(told, GIVEN)["status"] == "False"
+        assert condition(told, GIVEN)["lastTransitionTime"].endswith("Z")
+        assert "192.0.2.99 is in no pool" in condition(told, GIVEN)["message"]
+        await api.patch(path, {"spec": {"loadBalancerIP": free}})
+        served = await found(api, path, lambda service: service["status"]["loadBalancer"].get("ingress"))
+        assert served["status"]["loadBalancer"]["ingress"][0]["ip"] == free
+        await found(api, path, lambda service: not condition(service, GIVEN))

@@ -2,7 +2,8 @@
 
 A Service gets one address of each of its families for which there is a pool: the one it asks for in loadBalancerIP, or
 the lowest free one. What it got it keeps while it may; who has what is read from the Services' statuses and nowhere
-else. A Service that names another loadBalancerClass is none of our business. Announcing the addresses is another part.
+else. A Service that names another loadBalancerClass is none of our business. While one lacks an address, the condition
+GIVEN in its status is False and says why. Announcing the addresses is another part.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from podnet.network.controllers.actions import Action, Patch, Report
+from podnet.objects.core import Condition
 from podnet.objects.kinds import SERVICES
 from podnet.objects.services import Service
 
@@ -20,6 +22,7 @@ CLASS = "podnet.dev/pool"
 """The loadBalancerClass that asks for this pool by name; none at all asks for it too."""
 
 FAILED = "SyncLoadBalancerFailed"
+GIVEN = "podnet.dev/LoadBalancerReady"
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -61,6 +64,9 @@ class Pool(msgspec.Struct, frozen=True):
 def assign(services: Iterable[Service], pools: Sequence[Pool]) -> Iterator[Action]:
     """A status for each Service that should have another one; a report for each that can't be served."""
     everyone = list(services)
+    for service in everyone:
+        if service.status.conditions and not (pools and _ours(service)):
+            yield from _tell(service, ())
     mine = sorted(filter(_ours, everyone), key=lambda each: (each.metadata.creation_timestamp or "", each.key))
     if not mine or not pools:
         return
@@ -104,11 +110,10 @@ def _stays(service: Service, address: Address, pools: Sequence[Pool]) -> bool:
 
 
 def _serve(service: Service, kept: list[Address], pools: Sequence[Pool], taken: set[Address]) -> Iterator[Action]:
-    given = []
+    given, lacks = [], []
     families = service.spec.ip_families
     if not any(pool.family in families for pool in pools) and service.metadata.deletion_timestamp is None:
-        why = f"no pool has addresses of {' or '.join(families)}; the pools are {_shown(pools)}"
-        yield Report(SERVICES, service, FAILED, f"Error syncing load balancer: {why}")
+        lacks.append(f"no pool has addresses of {' or '.join(families)}; the pools are {_shown(pools)}")
     for family in families:
         of_family = [pool for pool in pools if pool.family == family]
         if not of_family:
@@ -116,13 +121,26 @@ def _serve(service: Service, kept: list[Address], pools: Sequence[Pool], taken: 
         found = next((each for each in kept if f"IPv{each.version}" == family), None)
         if found is None and service.metadata.deletion_timestamp is None:
             found, why = _find(service.spec.load_balancer_ip, of_family, taken)
-            if found is None:
-                yield Report(SERVICES, service, FAILED, f"Error syncing load balancer: {why}")
+            lacks += [] if found else [why]
         if found is not None:
             taken.add(found)
             given.append({"ip": str(found), "ipMode": "VIP"})
     if [(item.ip, item.ip_mode) for item in service.status.load_balancer.ingress] != [tuple(i.values()) for i in given]:
         yield Patch(SERVICES, *service.key, {"status": {"loadBalancer": {"ingress": given}}}, "status")
+    for why in lacks:
+        yield Report(SERVICES, service, FAILED, f"Error syncing load balancer: {why}")
+    yield from _tell(service, lacks)
+
+
+def _tell(service: Service, lacks: Sequence[str]) -> Iterator[Action]:
+    """Have the status say what is lacking, and nothing when nothing is."""
+    before = next((each for each in service.status.conditions if each.type == GIVEN), None)
+    wanted = (GIVEN, "False", FAILED, "; ".join(lacks)) if lacks else None
+    if (before and (before.type, before.status, before.reason, before.message)) == wanted:
+        return
+    told = Condition(*wanted, before.last_transition_time if before else None) if wanted else None
+    item = msgspec.to_builtins(told) if told else {"$patch": "delete", "type": GIVEN}
+    yield Patch(SERVICES, *service.key, {"status": {"conditions": [item]}}, "status")
 
 
 def _find(wish: str, pools: Sequence[Pool], taken: set[Address]) -> tuple[Address | None, str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from podnet.network.controllers.actions import Patch, Report
-from podnet.network.controllers.load_balancers import CLASS, Pool, assign
+from podnet.network.controllers.load_balancers import CLASS, GIVEN, Pool, assign
 from podnet.objects.codec import convert
+from podnet.objects.core import Condition
 from podnet.objects.services import Service
 
 POOLS = [Pool.parse("192.0.2.10-192.0.2.12"), Pool.parse("2001:db8::10-2001:db8::11")]
@@ -33,6 +36,8 @@ def given_to(*services: Service, pools: list[Pool] = POOLS) -> dict[str, Any]:
     for action in assign(services, pools):
         if isinstance(action, Patch):
             assert action.subresource == "status"
+            if "conditions" in action.document["status"]:
+                continue
             ingress = action.document["status"]["loadBalancer"]["ingress"]
             assert all(item["ipMode"] == "VIP" for item in ingress)
             found[action.name] = [item["ip"] for item in ingress]
@@ -121,6 +126,33 @@ def test_a_family_without_a_pool_is_told_of() -> None:
     assert given_to(service("a", ipFamilies=["IPv6"]), pools=only) == {"a!": why}
     assert given_to(service("a", ipFamilies=["IPv6", "IPv4"]), pools=only) == {"a": ["192.0.2.10"]}
     assert given_to(service("a", ipFamilies=["IPv6"], going=True), pools=only) == {}
+
+
+def told(of: Service, pools: list[Pool] = POOLS) -> list[dict[str, Any]]:
+    """What the condition becomes; [] when it stays as it is."""
+    patches = [each.document["status"] for each in assign([of], pools) if isinstance(each, Patch)]
+    return [item for status in patches for item in status.get("conditions", ())]
+
+
+def test_who_lacks_an_address_says_so_in_its_status_until_it_has_one() -> None:
+    asks = service("a", loadBalancerIP="198.51.100.1")
+    (item,) = told(asks)
+    why = "loadBalancerIP 198.51.100.1 is in no pool; the pools are 192.0.2.10-192.0.2.12"
+    assert item == {"type": GIVEN, "status": "False", "reason": "SyncLoadBalancerFailed", "message": why}
+    known = bearing(asks, **item, lastTransitionTime="then")
+    assert told(known) == []
+    (other,) = told(known, [*POOLS, Pool.parse("192.0.2.99/32")])
+    assert other["lastTransitionTime"] == "then", "its status is the same"
+    gone = [{"$patch": "delete", "type": GIVEN}]
+    assert told(known, [Pool.parse("198.51.100.1/32")]) == gone
+    assert told(bearing(service("a", type="ClusterIP"), **item)) == gone
+    assert told(bearing(asks, **item), []) == gone
+    assert told(bearing(service("a", type="ClusterIP"), type="example.com/other", status="True")) == []
+
+
+def bearing(of: Service, **condition: Any) -> Service:
+    """A Service whose status has this condition."""
+    return replace(of, status=replace(of.status, conditions=(msgspec.convert(condition, Condition),)))
 
 
 def test_others_are_left_alone() -> None:
