@@ -1,4 +1,4 @@
-"""The parts of the kernel edge by themselves: namespaces, sockets, nftables, parameters, flows, facts."""
+"""The parts of the kernel edge by themselves: namespaces, sockets, what is not ours, parameters, facts, shapers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from podnet.kernel import facts, netns
-from podnet.kernel.dataplane import KernelDataplane
 from podnet.kernel.netlink import ROUTE, Netlink, NetlinkError
 from podnet.kernel.netns import NoNamespace
-from podnet.kernel.nft import Library, NftError
-from podnet.state.host import ForgetFlows, Sysctl
+from podnet.state.host import Sysctl
 from podnet.state.links import Bridge, Ifb, Link, Shaper, Vxlan
-from podnet.state.nft import Element, NftTable
 from podnet.state.plan import Plan, Step, plan
 from podnet.state.resource import state
 from podnet.state.routes import Address, Neighbour, Route
 from podnet.wire import links
 from podnet.wire.links import LinkMessage
-from tests.kernel.contract import TABLE, UPLINK, adding, element, pod, rules, settle
+from tests.kernel.contract import UPLINK, adding, pod, rules, settle
 from tests.kernel.contract import links as our_links
 from tests.lab.hands import KernelNode, kernel_node, needs_root, wait_for
 
@@ -230,133 +226,6 @@ class TestForeign:
         node.run("ip link set lo group default")
 
 
-class TestNft:
-    def test_a_table_is_known_again_by_the_next_process(self, node: KernelNode) -> None:
-        desired = state(rules())
-        settle(node.plane, desired)
-        again = KernelDataplane(str(node.folder), node.netns)
-        try:
-            assert plan(desired, again.read(desired)).steps == ()
-        finally:
-            again.close()
-
-    def test_a_table_that_nobody_remembers_is_read_as_it_is_listed(self, node: KernelNode) -> None:
-        desired = state(rules())
-        settle(node.plane, desired)
-        (node.folder / "nft.json").unlink()
-        again = KernelDataplane(str(node.folder), node.netns)
-        try:
-            found = again.read(desired)[TABLE.key]
-            assert isinstance(found, NftTable)
-            assert "policy accept" in found.body
-            assert found != TABLE
-            settle(again, desired)
-        finally:
-            again.close()
-
-    def test_the_parser_is_not_fooled_by_comments(self, node: KernelNode) -> None:
-        body = 'set s { type ipv4_addr; comment "}, { : \'"; }\nchain c { counter comment "elements = { 1 }"; }'
-        desired = state(iter([NftTable("inet", "podnet-odd", body), Element("inet", "podnet-odd", "s", "10.0.0.1")]))
-        settle(node.plane, desired)
-
-    def test_what_comes_and_goes_by_itself_is_not_ours_but_survives_a_new_table(self, node: KernelNode) -> None:
-        body = "map affinity { type ipv4_addr : mark; flags dynamic,timeout; timeout 3h; size 65535; }"
-        table = NftTable("inet", "podnet-aff", body)
-        settle(node.plane, {table.key: table})
-        node.nft("add element inet podnet-aff affinity { 10.0.0.1 timeout 2h expires 1h : 7 }")
-        assert node.plane.read({}).keys() == {table.key}
-        more = msgspec.structs.replace(table, body=f"{body}\nchain c {{ }}")
-        settle(node.plane, {more.key: more})
-        listed = node.run("nft list map inet podnet-aff affinity")
-        assert "10.0.0.1 timeout 2h expires 59m" in listed
-        assert ": 0x00000007" in listed
-
-    def test_there_is_no_moment_without_rules(self, node: KernelNode) -> None:
-        """Whoever lists while the table is replaced finds it, whole."""
-        settle(node.plane, state(rules()))
-        seen: set[tuple[bool, bool]] = set()
-        stop = threading.Event()
-
-        def watch() -> None:
-            library = Library(node.netns)
-            while not stop.is_set():
-                text = library.run("list table inet podnet-test")
-                seen.add(("chain enforce" in text, "10.96.0.2" in text))
-            library.close()
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        for number in range(20):
-            body = TABLE.body.replace("{ 80, 443 }", f"{{ 80, 443, {1000 + number} }}")
-            changed = msgspec.structs.replace(TABLE, body=body)
-            assert node.plane.apply(Plan((Step("change", changed, TABLE, ("body",)),))).failed == ()
-        stop.set()
-        watcher.join()
-        assert seen == {(True, True)}
-
-    def test_bad_elements_do_not_keep_good_ones_out(self, node: KernelNode) -> None:
-        settle(node.plane, state(rules()))
-        good = [element("verdicts", f"10.97.0.{n} . 6 . 80", "drop") for n in range(40)]
-        bad = [
-            element("verdicts", "10.98.0.1 . 6 . 80", "goto nowhere"),
-            element("verdicts", "10.98.0.1 . 6 . 80 }; flush ruleset; #", "drop"),
-            element("verdicts", "10.98.0.300 . 6 . 80", "drop"),
-            element("none", "10.98.0.1"),
-        ]
-        outcome = node.plane.apply(adding(*good[:20], *bad, *good[20:]))
-        assert {error.resource for error in outcome.failed} == set(bad)
-        assert {step.resource for step in outcome.done} == set(good)
-        assert node.plane.read({}).keys() == state(iter([*rules(), *good])).keys()
-
-    def test_a_table_that_does_not_fit_what_it_held_is_made_all_the_same(self, node: KernelNode) -> None:
-        settle(node.plane, state(rules()))
-        other = NftTable("inet", "podnet-test", "set nets { type ipv6_addr; flags interval; }")
-        outcome = node.plane.apply(Plan((Step("change", other, TABLE, ("body",)),)))
-        assert outcome.failed == ()
-        settle(node.plane, state(iter([other, element("nets", "fd00::/8")])))
-
-    def test_a_bad_table_leaves_the_old_one(self, node: KernelNode) -> None:
-        settle(node.plane, state(rules()))
-        broken = msgspec.structs.replace(TABLE, body=f"{TABLE.body}\nchain x {{ nonsense }}")
-        [error] = node.plane.apply(Plan((Step("change", broken, TABLE, ("body",)),))).failed
-        assert error.errno == errno.EINVAL
-        assert "syntax error, unexpected" in str(error)
-        assert plan(state(rules()), node.plane.read({})).steps == ()
-
-    def test_the_library_says_what_it_does_not_like(self, node: KernelNode) -> None:
-        library = Library(node.netns)
-        try:
-            with pytest.raises(NftError, match="No such file or directory") as caught:
-                library.run("list table inet nothing")
-            assert caught.value.failure.errno == errno.ENOENT
-            library.run("add table inet something")
-            assert library.port() in {int(p) for p in _netlink_ports(node, 12)}
-        finally:
-            library.close()
-
-    def test_what_the_kernel_remembers_by_itself(self, node: KernelNode) -> None:
-        flags = "flags dynamic,timeout; timeout 60s; size 100"
-        ejected = f"set ejected {{ typeof meta priority; {flags}; }}"
-        body = f"{ejected}\nmap affinity {{ typeof meta mark . ip6 saddr : meta priority; {flags}; }}"
-        settle(node.plane, state(iter([NftTable("ip6", "podnet-test", body)])))
-        node.run("nft add element ip6 podnet-test ejected { 1:2, a:ffff }")
-        node.run("nft add element ip6 podnet-test affinity { 0x11 . fd00::1 : 1:2, 0xf0000000 . fd00::2 : 1:3 }")
-        assert node.plane.remembered("ip6", "podnet-test", "set ejected") == ("1:2", "a:ffff")
-        assert set(node.plane.remembered("ip6", "podnet-test", "map affinity")) == {
-            "0x00000011 . fd00::1 : 1:2",
-            "0xf0000000 . fd00::2 : 1:3",
-        }
-        assert node.plane.remembered("ip6", "podnet-test", "set nothing") == ()
-        assert node.plane.remembered("ip", "podnet-test", "set ejected") == ()
-        with pytest.raises(OSError, match="syntax error"):
-            node.plane.remembered("ip6", "podnet-test", "set {")
-
-
-def _netlink_ports(node: KernelNode, family: int) -> list[str]:
-    lines = node.run("cat /proc/net/netlink").splitlines()[1:]
-    return [words[2] for words in map(str.split, lines) if words[1] == str(family)]
-
-
 class TestParameters:
     def test_a_parameter_of_the_node_and_one_of_a_pod(self, node: KernelNode) -> None:
         path = node.pod()
@@ -387,91 +256,20 @@ class TestParameters:
             assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == before
 
 
-class TestFlows:
-    def fill(self, node: KernelNode) -> None:
-        """Four clients of a Service with two endpoints, both families, UDP and TCP."""
-        for family, (net, service, backend) in {
-            "ipv4": ("10.0.0.", "10.96.0.10", "10.244.0."),
-            "ipv6": ("fd00::", "fd96::10", "fd44::"),
-        }.items():
-            for protocol, more in (("udp", ""), ("tcp", "--state ESTABLISHED")):
-                for number in range(1, 5):
-                    client, answer = f"{net}{number}", f"{backend}{number % 2 + 1}"
-                    node.run(
-                        f"conntrack -I -p {protocol} -s {client} -d {service} --sport 4000 --dport 5{number % 2} -t 600"
-                        f" -r {answer} -q {client} --reply-port-src 5353 --reply-port-dst 4000 {more}"
-                    )
-            assert family
-
-    def test_translated_flows_in_use_are_counted(self, node: KernelNode) -> None:
-        self.fill(node)
-        plain = "-s 10.0.0.9 -d 10.0.0.8 -r 10.0.0.8 -q 10.0.0.9 --sport 1 --dport 2 --reply-port-src 2"
-        node.run(f"conntrack -I -p udp -t 600 {plain} --reply-port-dst 1")
-        over = "-s 10.0.0.9 -d 10.96.0.10 -r 10.244.0.1 -q 10.0.0.9 --sport 1 --dport 50 --reply-port-src 2"
-        node.run(f"conntrack -I -p tcp -t 600 {over} --reply-port-dst 1 --state TIME_WAIT")
-        assert node.plane.translated() == {
-            (protocol, service, 50 + odd, f"{backend}{odd + 1}"): 2
-            for protocol in (6, 17)
-            for service, backend in (("10.96.0.10", "10.244.0."), ("fd96::10", "fd44::"))
-            for odd in (0, 1)
-        }
-
-    def flows(self, node: KernelNode) -> set[tuple[str, str, str, str]]:
-        """(protocol, client, port, answered by)"""
-        found = set()
-        for family in ("ipv4", "ipv6"):
-            for line in node.run(f"conntrack -L -f {family}").splitlines():
-                words = dict(word.split("=", 1) for word in reversed(line.split()) if "=" in word)
-                reply = line.split("src=")[2].split()[0]
-                found.add((line.split()[0], words["src"], words["dport"], reply))
-        return found
-
-    @pytest.mark.parametrize(
-        ("action", "gone"),
-        [
-            (ForgetFlows(17, 51), lambda f: f[0] == "udp" and f[2] == "51"),
-            (ForgetFlows(17, 51, destination="10.96.0.10"), lambda f: f[0] == "udp" and f[2] == "51" and "." in f[1]),
-            (ForgetFlows(17, 51, destination="fd96::10"), lambda f: f[0] == "udp" and f[2] == "51" and ":" in f[1]),
-            (ForgetFlows(17, answered_by="10.244.0.2"), lambda f: f[0] == "udp" and f[3] == "10.244.0.2"),
-            (ForgetFlows(17, answered_by="fd44::2"), lambda f: f[0] == "udp" and f[3] == "fd44::2"),
-            (ForgetFlows(source="fd00::3"), lambda f: f[1] == "fd00::3"),
-            (ForgetFlows(source="10.0.0.3"), lambda f: f[1] == "10.0.0.3"),
-            (ForgetFlows(to_port=50), lambda f: f[2] == "50"),
-            (ForgetFlows(6), lambda f: f[0] == "tcp"),
-            (ForgetFlows(17, source="10.0.0.1", answered_by="fd44::1"), lambda f: False),
-            (ForgetFlows(), lambda f: False),
-        ],
-    )
-    def test_only_what_is_meant_is_forgotten(self, node: KernelNode, action: ForgetFlows, gone) -> None:
-        self.fill(node)
-        before = self.flows(node)
-        assert len(before) == 16
-        node.plane.act([action])
-        assert self.flows(node) == {flow for flow in before if not gone(flow)}
-
-    def test_many_wishes_are_one_walk(self, node: KernelNode) -> None:
-        self.fill(node)
-        before = self.flows(node)
-        pods = [f"10.244.7.{number}" for number in range(40)]
-        wishes = [ForgetFlows(source=pod) for pod in pods] + [ForgetFlows(answered_by=pod) for pod in pods]
-        node.plane.act([*wishes, ForgetFlows(source="10.0.0.3"), ForgetFlows(17, answered_by="fd44::2")])
-        gone = {flow for flow in before if flow[1] == "10.0.0.3" or (flow[0], flow[3]) == ("udp", "fd44::2")}
-        assert gone
-        assert self.flows(node) == before - gone
-
-    def test_nothing_to_forget(self, node: KernelNode) -> None:
-        node.plane.act([ForgetFlows(17, 53), ForgetFlows(answered_by="10.244.0.1")])
-
-
 class TestFacts:
     def test_the_uplink_carries_the_nodes_address(self, node: KernelNode) -> None:
         node.run(f"ip link set {UPLINK} mtu 1400")
         node.run(f"ip addr add 10.7.0.1/16 dev {UPLINK}")
+        node.run("ip addr add 10.99.0.1/32 dev lo")
+        for name in ("podnet0", "kube-ipvs0"):
+            node.run(f"ip link add {name} type bridge")
+            node.run(f"ip addr add 10.96.0.1/32 dev {name}")
         found = facts.uplink(["192.0.2.1", "10.0.0.1", "fd00::1"], node.netns)
         assert found is not None
         assert (found.name, found.mtu) == (UPLINK, 1400)
         assert found.addresses == ("10.0.0.1/24", "10.7.0.1/16", "fd00::1/64")
         assert found.prefixes == ("10.0.0.0/24", "10.7.0.0/16", "fd00::/64")
+        assert found.local == ("10.0.0.1", "10.7.0.1", "10.99.0.1", "fd00::1")
 
     def test_an_address_that_nobody_has(self, node: KernelNode) -> None:
         assert facts.uplink(["192.0.2.1"], node.netns) is None
