@@ -112,7 +112,7 @@ def test_a_route_always_says_so() -> None:
     [
         ((route(of="none"),), "nftables", "NoSuchService"),
         ((service(), route("split", "10.1.0.0/16", "10.1.2.0/24")), "nftables", "InvalidServiceRoute"),
-        ((service(), route()), "iptables", "UnsupportedByMode"),
+        ((service(), route("split", "10.1.0.0/16")), "iptables", "UnsupportedByMode"),
     ],
 )
 def test_a_route_that_cannot_be(objects: tuple[Any, ...], mode: str, reason: str) -> None:

@@ -23,8 +23,8 @@ from podnet.objects.network import NETWORK_NAME, NetworkSpec, ServiceRoute
 from podnet.objects.services import Service
 
 NAMES = {False: "IPv4", True: "IPv6"}
-ROUTELESS = ("iptables",)
-"""Modes in which every client has all endpoints."""
+LACKS = {"iptables": ("segments", "weights"), "ipvs": ("segments",)}
+"""What of routes a mode does not do."""
 
 
 def of_service(service: Service, families: Collection[bool], mode: str = "") -> Iterator[Problem]:
@@ -62,9 +62,10 @@ def of_routes(routes: Iterable[ServiceRoute], services: Collection[Key], mode: s
             Problem(name, "InvalidServiceRoute", f"{field} {message}", field)
             for field, message in splitting.mistakes(spec)
         )
-        if mode in ROUTELESS:
-            message = f"mode {mode} has no routes, so every client has all endpoints; use nftables or userspace"
-            yield Problem(name, "UnsupportedByMode", message, "spec")
+        asked = {"segments": bool(spec.segments), "weights": len(spec.default) > 1}
+        if lacks := [what for what in LACKS.get(mode, ()) if asked[what]]:
+            message = f"mode {mode} knows no {' and no '.join(lacks)}: all clients have the default's endpoints"
+            yield Problem(name, "UnsupportedByMode", f"{message}; use nftables or userspace", "spec")
         key = (route.metadata.namespace, spec.service)
         if spec.service and key not in services:
             message = f"there is no Service {spec.service} in namespace {key[0]}"

@@ -51,10 +51,20 @@ def test_an_unknown_mode_is_said_and_the_rest_of_the_network_works() -> None:
     assert seen.peers
 
 
-def test_a_mode_without_routes() -> None:
+def test_what_of_routes_a_mode_does_not_do() -> None:
     (problem,) = found(service(), routes=(route(),), mode="iptables")
     assert (problem.object, problem.reason) == ("ServiceRoute/default/r", "UnsupportedByMode")
+    assert problem.message.startswith("mode iptables knows no segments: ")
     assert found(service(), routes=(route(),), mode="userspace") == []
+    one, two = RouteBackend({"app": "a"}), RouteBackend({"app": "b"}, 19)
+    plain, shared = (
+        replace(route(segments=()), spec=ServiceRouteSpec("web", (), some)) for some in ((one,), (one, two))
+    )
+    assert found(service(), routes=(plain,), mode="iptables") == [], "all that it asks for is done"
+    (problem,) = found(service(), routes=(shared,), mode="iptables")
+    assert problem.message.startswith("mode iptables knows no weights: ")
+    both = replace(shared, spec=replace(shared.spec, segments=(SEGMENT,)))
+    assert "no segments and no weights: " in found(service(), routes=(both,), mode="iptables")[0].message
 
 
 def test_a_family_that_the_cluster_has_not() -> None:
