@@ -161,10 +161,11 @@ async def test_what_could_not_be_stored_is_tried_again(world: Api, monkeypatch: 
             raise sqlite3.OperationalError("disk is full")
         commit(self, changes)
 
-    await become(world, {})
-    monkeypatch.setattr(Database, "commit", failing)
     await start(world)
     await become(world, {"10.244.0.5": True})
+    monkeypatch.setattr(Database, "commit", failing)
+    await tell(world, "web", ready=False)  # one write, or the next one may be in the transaction that fails
+    await become(world, {"10.244.0.5": False})
     assert failures == 3
 
 
