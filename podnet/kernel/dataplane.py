@@ -8,13 +8,14 @@ node, whose routes thereby come last; and the other way round for what is delete
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Protocol
 
-from podnet.kernel import announcing, conntrack, iptables, nft, reading
+from podnet.kernel import announcing, conntrack, iptables, ipvs, nft, reading
 from podnet.kernel.conntrack import Translated
 from podnet.kernel.iptables import Iptables
+from podnet.kernel.ipvs import Ipvs
 from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink
 from podnet.kernel.netns import NoNamespace, inside
 from podnet.kernel.nft import Nft, NftError
@@ -31,6 +32,8 @@ from podnet.state.resource import Key, NodeState, Resource
 __all__ = ["ApplyError", "Dataplane", "KernelDataplane", "Outcome"]
 
 NFT_KINDS = frozenset({"NftTable", "Element"})
+ELSEWHERE = NFT_KINDS | iptables.KINDS | ipvs.KINDS
+"""What goes its own way, past the links and what is on them."""
 
 
 class Dataplane(Protocol):
@@ -69,6 +72,7 @@ class KernelDataplane:
         self.netlink = Netlink(ROUTE, netns)
         self.nft = Nft(state_dir, netns)
         self.iptables = Iptables(netns)
+        self.ipvs = Ipvs(netns)
         self.sysctls = Sysctls(state_dir)
         self.reaper = Reaper(netns, self.sysctls)
         self.own = Own(self.netlink.port, self.nft.library.port)
@@ -80,10 +84,13 @@ class KernelDataplane:
         found: dict[Key, Resource] = {}
         if wanted & reading.KINDS:
             _collect(found, Reading(self.netlink, "", desired).read(wanted))
+            found = ipvs.unkept(found, desired, self.ipvs)
         if wanted & NFT_KINDS:
             _collect(found, self.nft.read(wanted))
         if wanted & iptables.KINDS:
             _collect(found, self.iptables.read(wanted, desired))
+        if wanted & ipvs.KINDS:
+            _collect(found, self.ipvs.read(wanted, desired))
         sysctls = _sysctls(desired) if "Sysctl" in wanted else {}
         with inside(self.netns):
             _collect(found, self.sysctls.read(self.sysctls.remembered() if "Sysctl" in wanted else ()))
@@ -104,16 +111,20 @@ class KernelDataplane:
         first, last = nft.split(plan.steps)
         self.nft.apply(first, tally)
         self.iptables.apply((step for step in plan.steps if step.resource.kind in iptables.KINDS), tally)
+        made, gone = ipvs.split(plan.steps)
+        self.ipvs.apply(made, tally)
         for path, steps in stages(plan.steps):
             try:
                 self._write(path, steps, tally)
             except NoNamespace:
                 for step in steps:
                     tally.absent(step)
+        self.ipvs.apply(gone, tally)
         self.nft.apply(last, tally)
         return tally.outcome()
 
-    def _write(self, path: str, steps: Sequence[Step], tally: Tally) -> None:
+    def _write(self, path: str, steps: list[Step], tally: Tally) -> None:
+        steps = ipvs.without_kept(steps, self.ipvs, tally)
         links = [step for step in steps if step.verb == "delete" and step.resource.kind == "Link"]
         if links:
             steps = [step for step in steps if step not in links]
@@ -158,7 +169,7 @@ class KernelDataplane:
 
 def stages(steps: Iterable[Step]) -> Iterator[tuple[str, list[Step]]]:
     """Steps by namespace ("": the node's), in an order that keeps to what each kind needs; see above."""
-    steps = [step for step in steps if step.resource.kind not in NFT_KINDS | iptables.KINDS]
+    steps = [step for step in steps if step.resource.kind not in ELSEWHERE]
     made = [step for step in steps if step.verb != "delete"]
     yield from _grouped(step for step in made if step.resource.kind == "Link")
     yield from _grouped(step for step in made if step.resource.key[1])

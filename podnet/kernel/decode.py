@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from podnet.state.links import Bridge, Ifb, Link, PodLink, Shaper, Veth, Vxlan
+from podnet.state.links import Bridge, Dummy, Ifb, Link, PodLink, Shaper, Veth, Vxlan
 from podnet.state.resource import LINK_PREFIX, ROUTE_PROTOCOL
 from podnet.state.routes import Address, FdbEntry, Neighbour, Proxied, Route
 from podnet.wire import routes
@@ -41,6 +41,8 @@ def link(message: LinkMessage, names: Names) -> Link:
         case "veth":
             hairpin = message.hairpin
             return Veth(name=name, mtu=mtu, mac=mac, alias=alias, master=master, up=up, hairpin=hairpin)
+        case "dummy":
+            return Dummy(name=name, mtu=mtu, mac=mac, alias=alias, master=master, up=up)
         case "ifb":
             return Ifb(name=name, mtu=mtu, mac=mac, alias=alias, master=master, up=up)
         case "vxlan" if (tunnel := message.vxlan) is not None:

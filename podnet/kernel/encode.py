@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from podnet.state.links import Bridge, Ifb, Link, PodLink, Redirect, Shaper, Veth, Vxlan
+from podnet.state.links import Bridge, Dummy, Ifb, Link, PodLink, Redirect, Shaper, Veth, Vxlan
 from podnet.state.plan import Step
 from podnet.state.resource import ROUTE_PROTOCOL, Resource
 from podnet.state.routes import Address, FdbEntry, Neighbour, Proxied, Route
@@ -24,7 +24,7 @@ from podnet.wire.routes import AddressMessage, FdbMessage, NeighbourMessage, Rou
 
 L = TypeVar("L", bound=Link | PodLink)
 
-KINDS: dict[type[Link], str] = {Bridge: "bridge", Vxlan: "vxlan", Veth: "veth", Ifb: "ifb"}
+KINDS: dict[type[Link], str] = {Bridge: "bridge", Vxlan: "vxlan", Veth: "veth", Ifb: "ifb", Dummy: "dummy"}
 """Our links and what the kernel calls them."""
 
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL})

@@ -14,12 +14,13 @@ from typing import Literal
 
 import msgspec
 
-from podnet.kernel import iptables, nft
+from podnet.kernel import iptables, ipvs, nft
 from podnet.kernel.conntrack import Translated
 from podnet.kernel.dataplane import stages
 from podnet.kernel.monitor import LOST_WHEN_DOWN, Event
 from podnet.kernel.outcome import Outcome, Tally
 from podnet.state.host import Action, Sysctl
+from podnet.state.ipvs import RealServer, VirtualServer
 from podnet.state.links import Link, PodLink, Redirect, Veth, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import ORDER, Plan, Step
@@ -99,7 +100,8 @@ class FakeDataplane:
         first, last = nft.split(plan.steps)
         first.sort(key=lambda step: step.verb != "delete")
         chains = [step for step in plan.steps if step.resource.kind in iptables.KINDS]
-        for steps in (first, chains, *(steps for _, steps in stages(plan.steps)), last):
+        made, gone = ipvs.split(plan.steps)
+        for steps in (first, chains, made, *(steps for _, steps in stages(plan.steps)), gone, last):
             for step in steps:
                 self._carry_out(step, tally)
         return tally.outcome()
@@ -210,6 +212,9 @@ class FakeDataplane:
                 self._need("", resource.to)
             case Route():
                 self._check_route(resource)
+            case RealServer():
+                if resource.behind not in self.holds:
+                    raise Refused(errno.ESRCH)
             case Element():
                 table = self.holds.get(("NftTable", "", resource.family, resource.table))
                 if not isinstance(table, NftTable) or resource.set not in declared(table.body):
@@ -281,6 +286,8 @@ class FakeDataplane:
         self.holds.pop(resource.key, None)
         if isinstance(resource, NftTable):
             self._drop(lambda r: isinstance(r, Element) and r.key[2:4] == resource.key[2:4])
+        if isinstance(resource, VirtualServer):
+            self._drop(lambda r: isinstance(r, RealServer) and r.behind == resource.key)
         if isinstance(resource, Link):
             pair = self._pairs.pop(resource.name, None)
             for key in (resource.key, pair) if pair else (resource.key,):

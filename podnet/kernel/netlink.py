@@ -16,7 +16,7 @@ from typing import Self
 from podnet.kernel.netns import socket_in
 from podnet.wire.netlink import ACK, DONE, DUMP_INTERRUPTED, ERROR, Failure, Request, failure, frame, messages
 
-ROUTE, NETFILTER = 0, 12
+ROUTE, NETFILTER, GENERIC = 0, 12, 16
 """Netlink families."""
 
 BATCH = 1000

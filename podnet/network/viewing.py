@@ -18,7 +18,7 @@ from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable
 from podnet.network.proxy import claims, faults
 from podnet.network.proxy.algorithms import RANDOM, Loads, weighed
 from podnet.network.proxy.balancers import borne, health_checks
-from podnet.network.proxy.feature import LOCALHOST, MODES, REFUSED
+from podnet.network.proxy.feature import LOCALHOST, MODES
 from podnet.network.proxy.service_ports import affinity, algorithm, owner, retried, service_ports
 from podnet.network.proxy.splitting import in_force
 from podnet.network.service_port import Place, ServicePort
@@ -244,7 +244,7 @@ def _problems(cluster: Cluster, memo: Memo) -> Iterator[Problem]:
         found = tuple(mistakes(config.spec))
         for field, message in found:
             yield Problem(f"NetworkConfig/{NETWORK_NAME}", "InvalidNetworkConfig", f"{field}: {message}", field)
-        yield from faults.of_mode(config.spec, (*MODES, REFUSED))
+        yield from faults.of_mode(config.spec, MODES)
         inside = [] if found else [ip_network(cidr) for cidr in config.spec.pod_cidrs]
     infos = []
     for (_, name), node in sorted(cluster.nodes.items()):

@@ -70,6 +70,10 @@ class Ifb(Link, frozen=True, gc=False, kw_only=True):
     """An intermediate functional block: where traffic leaving a pod is shaped."""
 
 
+class Dummy(Link, frozen=True, gc=False, kw_only=True):
+    """A link that leads nowhere, for the addresses it has."""
+
+
 class PodLink(Resource, frozen=True, gc=False, kw_only=True):
     """The pod's end of a veth pair, inside the pod's namespace."""
 

@@ -21,6 +21,8 @@ ORDER = (
     "Element",
     "IptablesChain",
     "IptablesJump",
+    "VirtualServer",  # shares out before its address is the node's
+    "RealServer",
     "Link",
     "PodLink",
     "Sysctl",  # per-link parameters need the link

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from podnet.kernel import decode
-from podnet.state.links import Bridge, Ifb, Link, PodLink, Shaper, Veth, Vxlan
+from podnet.state.links import Bridge, Dummy, Ifb, Link, PodLink, Shaper, Veth, Vxlan
 from podnet.state.routes import Address, FdbEntry, Neighbour, Route
 from podnet.wire.links import LinkMessage, VxlanData
 from podnet.wire.routes import LINK, AddressMessage, FdbMessage, NeighbourMessage, RouteMessage
@@ -34,7 +34,8 @@ COMMON: dict[str, Any] = {"mtu": 1450, "mac": "ee:ee:ee:ee:ee:01", "alias": "x",
             LinkMessage(name="podnet.1", kind="vxlan", vxlan=VxlanData(1, 8472), **COMMON),
             Vxlan(name="podnet.1", vni=1, port=8472, local="", learning=True, **COMMON),
         ),
-        (LinkMessage(name="podnetx", kind="dummy", **COMMON), Link(name="podnetx", **COMMON)),
+        (LinkMessage(name="podnetd", kind="dummy", **COMMON), Dummy(name="podnetd", **COMMON)),
+        (LinkMessage(name="podnetx", kind="gre", **COMMON), Link(name="podnetx", **COMMON)),
     ],
 )
 def test_links(message: LinkMessage, link: Link) -> None:

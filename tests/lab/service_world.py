@@ -18,6 +18,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from podnet.client.api import Api
+from podnet.kernel.facts import missing
 from podnet.kernel.netns import remove
 from podnet.lab.fabric import BRIDGE, configure, make_namespace
 from podnet.objects.kinds import ENDPOINTSLICES, NODES, SERVICES
@@ -50,6 +51,8 @@ class Mode(NamedTuple):
     wrong      what a cluster address says at a port that the Service does not have
     unused     what a cluster address says that no Service has
     sctp       whether it serves SCTP
+    cluster    whether under externalTrafficPolicy Local a node's own pods reach endpoints of other nodes too
+    expires    whether an affinity ends with its time; else it lasts as long as what is left of a client's connections
     itself     whether a node's own connections to external addresses without endpoints are refused, not sent on
     refusal    seconds within which a refusal is heard; ICMP errors that come while connect() is at work are heard only
                at the second SYN, so modes that refuse TCP by ICMP take a little more than one
@@ -60,6 +63,8 @@ class Mode(NamedTuple):
     wrong: str = "refused"
     unused: str = "lost"
     sctp: bool = True
+    cluster: bool = True
+    expires: bool = True
     itself: bool = True
     refusal: float = 0.2
 
@@ -68,7 +73,11 @@ MODES: Mapping[str, Mode] = {
     "nftables": Mode(),
     "iptables": Mode(wrong="lost", itself=False, refusal=1.3),
     "userspace": Mode(keeps=False, localhost="46", sctp=False, refusal=1.3),
+    "ipvs": Mode(localhost="", cluster=False, expires=False, refusal=1.3),
 }
+
+HERE = tuple(mode for mode in MODES if mode != "ipvs" or "ip_vs" not in missing())
+"""The modes that this machine's kernel can do; test_ipvs.py takes another kernel for the last one."""
 
 
 class Service(NamedTuple):

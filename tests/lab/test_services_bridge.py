@@ -13,7 +13,7 @@ import pytest
 from podnet.network.proxy.bridged import FILTERED
 from tests.lab.labs import needs_root, until
 from tests.lab.service_asks import Ask, Client, ask_all
-from tests.lab.service_world import MODES, PORT, PROTOCOLS, TALK, World, world
+from tests.lab.service_world import HERE, PORT, PROTOCOLS, TALK, World, world
 
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("services-bridge")]
 
@@ -28,7 +28,7 @@ def made() -> Iterator[World]:
         yield built
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=HERE)
 def lab(request: pytest.FixtureRequest, made: World) -> World:
     made.proxy(mode=request.param)
     return made

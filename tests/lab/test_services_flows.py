@@ -20,7 +20,7 @@ from podnet.client.api import Api
 from podnet.objects.kinds import SERVICES
 from tests.lab.labs import NAMESPACE, needs_root, until
 from tests.lab.service_asks import Ask, Flow, ask_all
-from tests.lab.service_world import MODES, OTHER_PORT, PORT, PROTOCOLS, TALK, Service, World, both, world
+from tests.lab.service_world import HERE, OTHER_PORT, PORT, PROTOCOLS, TALK, Service, World, both, world
 
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("services-flows")]
 
@@ -50,7 +50,7 @@ def made() -> Iterator[World]:
         yield built
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=HERE)
 def lab(request: pytest.FixtureRequest, made: World) -> World:
     made.proxy(mode=request.param)
     return made
@@ -88,7 +88,7 @@ def test_a_client_stays_with_its_endpoint_until_it_was_away_too_long(lab: World)
         time.sleep(STAYS / 4)
         assert changed(first, servers(asks)) == []
     time.sleep(STAYS * 1.5)
-    assert changed(first, servers(asks))
+    assert bool(changed(first, servers(asks))) is lab.mode.expires
 
 
 def test_affinity_ends_with_its_endpoint(lab: World) -> None:
@@ -277,7 +277,9 @@ def test_established_connections_live_through_everything(lab: World, v6: bool) -
         early = [Flow(ask, wait=False) for ask in asks[::8]]
         lab.proxy(mode=lab.name)
         assert all(flow.echoes() for flow in opened), "with a proxy again"
-        assert [flow.connects(8.0) for flow in early] == [True] * 3 + [False], "who came too early sends its SYN again"
+        # Where node ports of before still have connections (ipvs), nobody is refused either.
+        again = [True] * 3 + [lab.name == "ipvs"]
+        assert [flow.connects(8.0) for flow in early] == again, "who came too early sends its SYN again"
         assert {answer.server for answer in ask_all(asks)} == {"b"}
 
 

@@ -17,7 +17,7 @@ import pytest
 from podnet.kernel.netns import socket_in
 from tests.lab.labs import needs_root, until
 from tests.lab.service_asks import Ask, ask_all, sctp_heard, sctp_init
-from tests.lab.service_world import MODES, OTHER, OTHER_PORT, OUTSIDE, PORT, Endpoint, Service, World, both, world
+from tests.lab.service_world import HERE, OTHER, OTHER_PORT, OUTSIDE, PORT, Endpoint, Service, World, both, world
 
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("services-table")]
 
@@ -61,7 +61,7 @@ def services(made: World) -> None:
     made.service("sctp", "a", ports=[{"name": "s", "port": 80, "protocol": "SCTP"}], type="NodePort")
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=HERE)
 def lab(request: pytest.FixtureRequest, made: World) -> World:
     made.proxy(mode=request.param)
     return made
@@ -282,22 +282,19 @@ def test_external_traffic_policy_local(lab: World, v6: bool) -> None:
     an external address as another name of the cluster's."""
     service, at = lab.services["local"], {node.name: node.addresses[v6] for node in lab.live.lab.nodes}
     port, any_ = service.node_port, "a from {0} | b from {0}"
+    near = any_ if lab.mode.cluster else "a from {0}"
+    itself = "a from node1 | b from a" if lab.mode.cluster else "a from node1"
     rows = [
         (at["node1"], port, {"outside": "a from outside", "far": "a from far", "node3": "a from node3"}),
-        (
-            at["node1"],
-            port,
-            {"near": any_.format("near"), "node1": any_.format("node1"), "a": "a from node1 | b from a"},
-        ),
+        (at["node1"], port, {"near": near.format("near"), "node1": near.format("node1"), "a": itself}),
         (at["node2"], port, {"outside": "b from outside", "near": "b from near", "node1": "b from node1"}),
         (at["node3"], port, {"outside": "lost", "near": "lost", "node1": "lost"}),
         (at["node3"], port, {"far": any_.format("far"), "node3": any_.format("node3")}),
     ]
     for host in (service.external(v6), service.balancer(v6)):
         outer = {"outside-1": "a from outside", "outside-2": "b from outside", "outside-3": "lost"}
-        inner = {name: any_.format(name) for name in ("near", "far", "node1", "node3")} | {
-            "a": "a from node1 | b from a"
-        }
+        inner = {name: any_.format(name) for name in ("far", "node3")} | {"a": itself}
+        inner |= {name: near.format(name) for name in ("near", "node1")}
         rows.append((host, 80, outer | inner))
     rows.append((service.cluster(v6), 80, {"far": any_.format("far")}))
     lab.check_all(rows)

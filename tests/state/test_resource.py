@@ -7,6 +7,7 @@ import pytest
 
 from podnet.state.host import Sysctl
 from podnet.state.iptables import IptablesChain, IptablesJump
+from podnet.state.ipvs import RealServer, VirtualServer
 from podnet.state.links import Bridge, Ifb, Link, PodLink, Redirect, Shaper, Veth, VethPeer, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import ORDER
@@ -35,6 +36,12 @@ KEYS: list[tuple[Resource, Key, tuple[str, str] | None]] = [
     (NftTable("inet", "podnet-x", ""), ("NftTable", "", "inet", "podnet-x"), None),
     (IptablesChain("ip", "nat", "KUBE-A", ()), ("IptablesChain", "", "ip", "nat", "KUBE-A"), None),
     (IptablesJump("ip", "nat", "OUTPUT", "-j A"), ("IptablesJump", "", "ip", "nat", "OUTPUT", "-j A"), None),
+    (VirtualServer("udp", "10.96.0.1", 53), ("VirtualServer", "", "udp", "10.96.0.1", "53"), None),
+    (
+        RealServer("udp", "10.96.0.1", 53, "10.244.1.5", 5353),
+        ("RealServer", "", "udp", "10.96.0.1", "53", "10.244.1.5", "5353"),
+        None,
+    ),
     (Element("inet", "podnet-x", "s", "1 . 2", "3"), ("Element", "", "inet", "podnet-x", "s", "1 . 2"), None),
 ]
 

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 from podnet.network.memo import Memo, each, recall
-from podnet.network.proxy import bridged, flows, iptables, nft_chains, nftables, userspace
+from podnet.network.proxy import bridged, flows, iptables, ipvs, nft_chains, nftables, userspace
 from podnet.network.proxy.algorithms import LEAST, ROUND_ROBIN, SOURCE_HASH, Flows, Loads, loads
 from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView, Problem, base_address, is_v6
@@ -52,10 +52,7 @@ class Nftables:
         """A table and routes for each family of the cluster; 127.0.0.1 may be led to pods."""
         algorithms = tuple(name for name in view.algorithms if name in (ROUND_ROBIN, SOURCE_HASH))
         for v6 in families(view):
-            pods, own, ranges = (
-                tuple(cidr for cidr in cidrs if is_v6(cidr) == v6)
-                for cidrs in (view.network.pod_cidrs, view.me.pod_cidrs, view.network.proxy.service_cidrs)
-            )
+            pods, own, ranges = _ranges(view, v6)
             yield nft_chains.table(
                 nft_chains.Settings(v6, pods, own, view.affinities, ranges, view.retries, algorithms)
             )
@@ -136,10 +133,51 @@ class Userspace:
         return iter(())
 
 
-MODES: Mapping[str, Mode] = {"nftables": Nftables(), "iptables": Iptables(), "userspace": Userspace()}
+class Ipvs:
+    """See ipvs.py."""
 
-REFUSED = "ipvs"
-"""A mode that this node can't do; Services stay reachable by mode nftables."""
+    def frame(self, view: NodeView) -> Iterator[Resource]:
+        """A table and routes for each family of the cluster, and the link that has the addresses."""
+        for v6 in families(view):
+            yield ipvs.table(ipvs.Settings(v6, *_ranges(view, v6)))
+            yield from routes(view, v6)
+        yield from ipvs.link()
+
+    def serve(self, view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
+        """Virtual servers, the cluster's addresses and elements."""
+        proxy = view.network.proxy
+        for port in _of(view, ports):
+            own = tuple(each for each in view.me.addresses if is_v6(each) == port.v6)
+            served = tuple(each for each in node_addresses(view, port.v6) if each != LOCALHOST)
+            settings = ipvs.Serving(own, served, proxy.masquerade_all, proxy.source_ranges_for_all)
+            yield from ipvs.serve(port, settings)
+
+    def together(self, view: NodeView, services: Services, memo: Memo) -> Iterator[Resource]:
+        """External addresses: several Services may have ports at the same one."""
+
+        def outer(key: tuple[str, str]) -> tuple[str, ...]:
+            return tuple(at for port in _of(view, services[key]) for at in (*port.external_ips, *port.balancer_ips))
+
+        said = each(memo, "outer addresses", (view,), (services,), outer, lambda key: key)
+        inner = {port.cluster_ip for ports in services.values() for port in ports}
+        for at in sorted({at for some in said.values() for at in some} - inner):
+            yield from ipvs.address(at, cluster=False)
+
+    def hairpin(self, view: NodeView, attachment: Attachment) -> Iterator[Resource]:
+        """An element."""
+        there = families(view)
+        for address in map(base_address, attachment.addresses):
+            if is_v6(address) in there:
+                yield ipvs.hairpin(address, is_v6(address))
+
+    def forget(self, view: NodeView, plan: Plan) -> Iterator[Action]:
+        """See ipvs.py."""
+        return ipvs.forget(plan)
+
+
+MODES: Mapping[str, Mode] = {"nftables": Nftables(), "iptables": Iptables(), "userspace": Userspace(), "ipvs": Ipvs()}
+
+MODULE = "ip_vs"
 
 
 def mode_of(view: NodeView) -> Mode | None:
@@ -149,15 +187,15 @@ def mode_of(view: NodeView) -> Mode | None:
 
 def mode_name(view: NodeView) -> str:
     """What this node does, whatever it was asked for."""
-    return "nftables" if view.network.proxy.mode == REFUSED else view.network.proxy.mode
+    return "nftables" if refusal(view) else view.network.proxy.mode
 
 
 def refusal(view: NodeView) -> Problem | None:
-    """Why this node does not do what `spec.proxy.mode` asks for."""
-    if view.network.proxy.mode != REFUSED:
+    """Why this node does not do what `spec.proxy.mode` asks for; Services stay reachable by mode nftables."""
+    if view.network.proxy.mode != "ipvs" or MODULE not in view.facts.missing:
         return None
-    why = view.facts.missing.get("ip_vs", "podnet does not program it yet")
-    message = f"spec.proxy.mode ipvs is refused: kernel module ip_vs: {why}; this node uses mode nftables instead"
+    why = view.facts.missing[MODULE]
+    message = f"spec.proxy.mode ipvs is refused: kernel module {MODULE}: {why}; this node uses mode nftables instead"
     return Problem(f"NetworkConfig/{NETWORK_NAME}", "ProxyModeRefused", message, "spec.proxy.mode")
 
 
@@ -224,6 +262,15 @@ def _udp(view: NodeView) -> Iterator[tuple[ServicePort, flows.Reached]]:
 def _of(view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[ServicePort]:
     there = families(view)
     return (port for port in ports if port.v6 in there)
+
+
+def _ranges(view: NodeView, v6: bool) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Of one family: the cluster's for pods, this node's, those for Services."""
+    pods, own, services = (
+        tuple(cidr for cidr in cidrs if is_v6(cidr) == v6)
+        for cidrs in (view.network.pod_cidrs, view.me.pod_cidrs, view.network.proxy.service_cidrs)
+    )
+    return pods, own, services
 
 
 def _settings(view: NodeView, v6: bool) -> iptables.Settings:

@@ -70,7 +70,7 @@ def elements(
             yield from _outside(ip, port, key)
         if port.source_ranges is not None and (frontend.scope == "balancer" or (all_ranges and not inner)):
             yield _member(ip, "guarded", key)
-            yield from (_member(ip, "allowed", f"{key} . {source}") for source in _sources(port.source_ranges))
+            yield from (_member(ip, "allowed", f"{key} . {source}") for source in sources(port.source_ranges))
 
 
 def frontends(port: ServicePort, node_addresses: Iterable[str]) -> Iterator[Frontend]:
@@ -115,7 +115,7 @@ def _outside(ip: str, port: ServicePort, key: str) -> Iterator[Resource]:
 
 def _segments(ip: str, port: ServicePort, key: str, name: str, first: int, choice: str) -> Iterator[Resource]:
     for lane, segment in enumerate(port.segments, first + 1):
-        for source in _sources(segment.sources):
+        for source in sources(segment.sources):
             yield Element(ip, TABLE, name, f"{key} . {source}", number(port, lane))
         yield from _lane(ip, port, key, lane, getattr(segment, choice))
 
@@ -235,7 +235,7 @@ def _member(ip: str, name: str, element: str) -> Element:
     return Element(ip, TABLE, name, element)
 
 
-def _sources(ranges: Iterable[str]) -> Iterator[str]:
+def sources(ranges: Iterable[str]) -> Iterator[str]:
     """As nft spells them: one address without its prefix, and what overlaps another range left out."""
     networks = sorted(map(ip_network, ranges), key=lambda network: network.prefixlen)
     kept: list[object] = []
