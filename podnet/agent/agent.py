@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
@@ -36,6 +36,9 @@ from podnet.state.plan import ORDER, Plan
 from podnet.state.text import describe
 
 log = logging.getLogger(__name__)
+SPARED = ("pod", "service", "services", "together", "announce")
+"""Units without which another pod can be attached."""
+
 T = TypeVar("T")
 
 RESYNC = 60.0
@@ -296,7 +299,7 @@ class Agent:
         done, drifted = await self.in_kernel(lambda: self._in_kernel(units, seen, events))
         self._units = units
         self.last, self.seconds, self.passes = done, time.monotonic() - start, self.passes + 1
-        _count(done, drifted, self.seconds, seen)
+        metrics.count(done, drifted, self.seconds, seen)
         return done
 
     def _in_kernel(self, units: Desired, seen: NodeView, events: list[Event]) -> tuple[Pass, bool]:
@@ -356,53 +359,5 @@ def _flows(pod: str) -> tuple[ForgetFlows, ...]:
 
 
 def _unsettled(done: Pass) -> str | None:
-    """A pod that waits does not make the node unready; a feature of the node does."""
-    return next((f"{unit[0]}: {why}" for unit, why in done.unsettled.items() if unit[0] != "pod"), None)
-
-
-def _count(done: Pass, drifted: bool, seconds: float, seen: NodeView) -> None:
-    metrics.PASSES.labels("failed" if done.failed else "ok").inc()
-    metrics.PASS_SECONDS.observe(seconds)
-    metrics.DRIFT.inc(drifted)
-    metrics.UNSETTLED.set(len(done.unsettled))
-    metrics.ATTACHMENTS.set(len(seen.attachments))
-    metrics.PEERS.set(len(seen.peers))
-    for step in done.plan.steps:
-        metrics.STEPS.labels(step.verb, step.resource.kind).inc()
-    if done.plan:
-        log.info(
-            "pass: %d steps in %.1f ms%s", len(done.plan.steps), seconds * 1e3, ", repairing drift" if drifted else ""
-        )
-    for error in done.failed:
-        log.error("%s", error)
-
-
-def status(agent: Agent, version: str) -> dict[str, object]:
-    """What `podnet status` shows of this node."""
-    seen, done = agent.view, agent.last
-    facts: Mapping[str, object] = {}
-    if seen is not None:
-        facts = {
-            "addresses": seen.me.addresses,
-            "podCIDRs": seen.me.pod_cidrs,
-            "uplink": seen.facts.uplink,
-            "backend": dict(seen.network.backend),
-            "proxy": seen.network.proxy.mode,
-        }
-    return {
-        "node": agent.node,
-        "version": version,
-        "ready": agent.not_ready() is None,
-        "reason": agent.not_ready(),
-        **facts,
-        "attachments": len(agent.attachments),
-        "problems": msgspec.to_builtins(agent.problems),
-        "passes": agent.passes,
-        "lastPass": done
-        and {
-            "steps": len(done.plan.steps),
-            "failed": [str(error) for error in done.failed],
-            "held": [describe(step.resource) for step in done.held],
-            "seconds": round(agent.seconds, 4),
-        },
-    }
+    """A pod that waits, or a Service, does not make the node unready; a feature that pods need does."""
+    return next((f"{unit[0]}: {why}" for unit, why in done.unsettled.items() if unit[0] not in SPARED), None)

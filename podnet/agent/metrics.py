@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from podnet.kernel.outcome import summed
+from podnet.kernel.reconciler import Pass
+from podnet.network.view import NodeView
+
+log = logging.getLogger(__name__)
 
 REGISTRY = CollectorRegistry()
 
@@ -31,3 +39,21 @@ CNI = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 10),
     registry=REGISTRY,
 )
+
+
+def count(done: Pass, drifted: bool, seconds: float, seen: NodeView) -> None:
+    """One pass, into the metrics and the log."""
+    PASSES.labels("failed" if done.failed else "ok").inc()
+    PASS_SECONDS.observe(seconds)
+    DRIFT.inc(drifted)
+    UNSETTLED.set(len(done.unsettled))
+    ATTACHMENTS.set(len(seen.attachments))
+    PEERS.set(len(seen.peers))
+    for step in done.plan.steps:
+        STEPS.labels(step.verb, step.resource.kind).inc()
+    if done.plan:
+        log.info(
+            "pass: %d steps in %.1f ms%s", len(done.plan.steps), seconds * 1e3, ", repairing drift" if drifted else ""
+        )
+    for sentence in summed(done.failed):
+        log.error("%s", sentence)

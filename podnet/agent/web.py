@@ -15,9 +15,10 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from podnet.agent import services
-from podnet.agent.agent import Agent, status
+from podnet.agent.agent import Agent
 from podnet.agent.ejections import by_service
 from podnet.agent.metrics import REGISTRY
+from podnet.agent.status import status
 from podnet.network.desired import node_state
 from podnet.network.migration import published
 from podnet.network.proxy.live import Ejected

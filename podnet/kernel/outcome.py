@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import msgspec
 
@@ -26,6 +27,17 @@ class ApplyError(Exception):
         what = describe(self.resource).partition("\n")[0].removesuffix(" {")
         why = os.strerror(self.errno)
         return f"cannot {self.verb} {what}: {why}{f' ({self.text})' if self.text else ''}"
+
+
+def summed(failed: Iterable[ApplyError]) -> list[str]:
+    """A sentence for each kind of refusal: a table that can't be had refuses each of its 50,000 elements."""
+    groups: dict[object, list[ApplyError]] = {}
+    for error in failed:
+        groups.setdefault((error.resource.kind, error.verb, error.errno, error.text), []).append(error)
+    return [
+        f"{some[0]}" + (f" (and {len(some) - 1:,} more of kind {some[0].resource.kind})" if len(some) > 1 else "")
+        for some in groups.values()
+    ]
 
 
 class Outcome(msgspec.Struct, frozen=True):

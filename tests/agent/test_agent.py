@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from podnet.agent import agent as module
-from podnet.agent.agent import Agent, status
+from podnet.agent.agent import Agent
+from podnet.agent.status import status
 from podnet.cni.errors import CniError, Code
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.reconciler import Reconciler

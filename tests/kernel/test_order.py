@@ -8,7 +8,7 @@ import pytest
 
 from podnet.kernel import nft
 from podnet.kernel.dataplane import stages
-from podnet.kernel.outcome import ApplyError, Outcome, Tally
+from podnet.kernel.outcome import ApplyError, Outcome, Tally, summed
 from podnet.kernel.own import INSIDE, Own
 from podnet.state.host import Sysctl
 from podnet.state.links import Bridge, PodLink, Veth, VethPeer, Vxlan
@@ -169,3 +169,9 @@ class TestOwn:
         own.announce([Step("delete", NODE[0])])
         own.announce([Step("add", NODE[0])])
         assert not own.removes("podnet0", gone=False)
+
+
+def test_many_refusals_of_one_kind_are_one_sentence() -> None:
+    full = [ApplyError(Route(f"10.{n}.0.0/16", via="192.0.2.1"), "add", errno.ENOSPC) for n in range(3)]
+    other = ApplyError(Route("10.9.0.0/16"), "delete", errno.EPERM)
+    assert summed([*full, other]) == [f"{full[0]} (and 2 more of kind Route)", str(other)]
