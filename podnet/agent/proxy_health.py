@@ -27,30 +27,32 @@ NO_SNIFF = {"X-Content-Type-Options": "nosniff"}
 HEALTHZ, METRICS = ("", 10256), ("127.0.0.1", 10249)
 """Where kube-proxy listens; "" is every address of the node."""
 
+EVERYWHERE = ("",)
+
 
 class HealthServers:
-    """The listeners of health check node ports, at `host` ("": every address). `healthy()`: whether the proxy works."""
+    """The listeners of health check node ports. `healthy()`: whether the proxy works."""
 
-    def __init__(self, healthy: Callable[[], bool], host: str = "") -> None:
+    def __init__(self, healthy: Callable[[], bool]) -> None:
         self.problems: tuple[Problem, ...] = ()
         self._healthy = healthy
-        self._host = host
         self._checks: dict[int, HealthCheck] = {}
-        self._sites: dict[int, web.TCPSite] = {}
+        self._sites: dict[Place, web.TCPSite] = {}
         self._runner: web.AppRunner | None = None
 
-    async def update(self, checks: Iterable[HealthCheck]) -> None:
-        """Serve these from now on, and no others."""
+    async def update(self, checks: Iterable[HealthCheck], hosts: Iterable[str] = EVERYWHERE) -> None:
+        """Serve these from now on at these addresses, and no others."""
         self._checks = {check.port: check for check in checks}
-        for port in self._sites.keys() - self._checks.keys():
-            await self._sites.pop(port).stop()
+        places = {(host, port) for host in hosts for port in self._checks}
+        for place in self._sites.keys() - places:
+            await self._sites.pop(place).stop()
         problems = []
-        for port in sorted(self._checks.keys() - self._sites.keys()):
+        for place in sorted(places - self._sites.keys()):
             try:
-                await self._listen(port)
+                await self._listen(place)
             except OSError as error:
-                problems.append(_taken(self._checks[port], error))
-        self.problems = tuple(problems)
+                problems.append(_taken(self._checks[place[1]], error))
+        self.problems = tuple(dict.fromkeys(problems))
 
     async def close(self) -> None:
         """Serve nothing."""
@@ -59,16 +61,16 @@ class HealthServers:
             await self._runner.cleanup()
             self._runner = None
 
-    async def _listen(self, port: int) -> None:
+    async def _listen(self, place: Place) -> None:
         if self._runner is None:
             self._runner = await _runner([web.get("/{path:.*}", self._answer)])
-        site = web.TCPSite(self._runner, self._host or None, port)
+        site = web.TCPSite(self._runner, place[0] or None, place[1])
         try:
             await site.start()
         except OSError:
             await site.stop()
             raise
-        self._sites[port] = site
+        self._sites[place] = site
 
     async def _answer(self, request: web.Request) -> web.Response:
         assert request.transport

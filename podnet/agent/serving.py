@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from podnet.agent.proxy_health import HealthServers, serve
+from podnet.agent.proxy_health import EVERYWHERE, HealthServers, serve
 from podnet.agent.proxy_metrics import Pulse
 from podnet.daemons.proxy_feed import Feed
 from podnet.kernel.reconciler import Pass
 from podnet.network.proxy import userspace
-from podnet.network.proxy.feature import mode_name
+from podnet.network.proxy.feature import families, mode_name, node_addresses
 from podnet.network.proxy.health import configz, eligible, trigger_time
 from podnet.network.view import HealthCheck, NodeView, Problem
 from podnet.objects.cluster import Cluster
@@ -45,6 +45,8 @@ class Serving:
         self.mode = self._spec.proxy.mode
         """What is in force, whatever was asked for."""
         self._checks: tuple[HealthCheck, ...] = ()
+        self._hosts: tuple[str, ...] = EVERYWHERE
+        """Of health check node ports: where node ports are, as upstream."""
         self._dirty = asyncio.Event()
 
     @property
@@ -72,6 +74,8 @@ class Serving:
         """Before the kernel leads anything to it the proxy must expect it. On leaving the mode it keeps its orders, for
         those who are connected."""
         self._spec, self._checks, self.mode = view.network, view.checks, mode_name(view)
+        chosen = (address for v6 in families(view) for address in node_addresses(view, v6))
+        self._hosts = tuple(chosen) if view.network.proxy.node_port_addresses else EVERYWHERE
         if view.network.proxy.mode == USERSPACE:
             ports = (port for ports in view.services.values() for port in ports)
             self._feed.update(userspace.orders(view, ports))
@@ -98,7 +102,7 @@ class Serving:
             while True:
                 await self._dirty.wait()
                 self._dirty.clear()
-                await self._servers.update(self._checks)
+                await self._servers.update(self._checks, self._hosts)
         finally:
             await self._servers.close()
 

@@ -27,30 +27,30 @@ Port = Callable[[], int]
 HOST = "127.0.0.1"
 
 
-async def get(port: int, path: str = "/") -> tuple[int, str, dict[str, str]]:
-    async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{port}{path}") as answer:
+async def get(port: int, path: str = "/", host: str = HOST) -> tuple[int, str, dict[str, str]]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}{path}") as answer:
         return answer.status, await answer.text(), dict(answer.headers)
 
 
 @pytest.fixture
 async def servers() -> AsyncIterator[HealthServers]:
-    made = HealthServers(lambda: True, HOST)
+    made = HealthServers(lambda: True)
     yield made
     await made.close()
 
 
 async def test_each_port_answers_for_its_service(servers: HealthServers, unused_tcp_port_factory: Port):
     one, two = unused_tcp_port_factory(), unused_tcp_port_factory()
-    await servers.update([HealthCheck("shop", "web", one, 2), HealthCheck("shop", "db", two, 0)])
+    await servers.update([HealthCheck("shop", "web", one, 2), HealthCheck("shop", "db", two, 0)], [HOST])
     status, body, headers = await get(one, "/any/path")
     assert (status, headers["X-Load-Balancing-Endpoint-Weight"]) == (200, "2")
     assert '"name":"web"' in body
     assert (await get(two))[0] == 503
-    await servers.update([HealthCheck("shop", "db", two, 1)])
+    await servers.update([HealthCheck("shop", "db", two, 1)], [HOST])
     assert (await get(two))[0] == 200
     with pytest.raises(aiohttp.ClientConnectionError):
         await get(one)
-    await servers.update([HealthCheck("shop", "web", one, 2)])
+    await servers.update([HealthCheck("shop", "web", one, 2)], [HOST])
     assert (await get(one))[0] == 200
 
 
@@ -58,19 +58,19 @@ async def test_a_taken_port_is_reported_and_had_later(servers: HealthServers, un
     taken, other = unused_tcp_port_factory(), unused_tcp_port_factory()
     checks = [HealthCheck("shop", "web", taken, 1), HealthCheck("shop", "db", other, 1)]
     with socket.create_server((HOST, taken)):
-        await servers.update(checks)
+        await servers.update(checks, [HOST])
         assert [(each.object, each.reason) for each in servers.problems] == [
             ("Service/shop/web", "HealthCheckPortTaken")
         ]
         assert (await get(other))[0] == 200
-    await servers.update(checks)
+    await servers.update(checks, [HOST])
     assert servers.problems == ()
     assert (await get(taken))[0] == 200
 
 
 async def test_an_unhealthy_proxy_turns_every_service_away(unused_tcp_port: int):
-    servers = HealthServers(lambda: False, HOST)
-    await servers.update([HealthCheck("shop", "web", unused_tcp_port, 3)])
+    servers = HealthServers(lambda: False)
+    await servers.update([HealthCheck("shop", "web", unused_tcp_port, 3)], [HOST])
     status, body, _ = await get(unused_tcp_port)
     assert status == 503
     assert '"serviceProxyHealthy":false' in body
@@ -217,3 +217,13 @@ def test_what_load_balancers_hear_of_a_pass(failed: Resource | None, current: bo
 )
 def test_the_names_are_kube_proxys(name: str):
     assert name in {metric.name for metric in proxy_metrics.REGISTRY.collect()}
+
+
+async def test_only_where_node_ports_are(servers: HealthServers, unused_tcp_port: int) -> None:
+    check = HealthCheck("shop", "web", unused_tcp_port, 2)
+    await servers.update([check], ["127.0.0.1", "127.0.0.2"])
+    assert (await get(unused_tcp_port, host="127.0.0.2"))[0] == 200
+    await servers.update([check], ["127.0.0.1"])
+    assert (await get(unused_tcp_port))[0] == 200
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await get(unused_tcp_port, host="127.0.0.2")
