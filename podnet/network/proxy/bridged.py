@@ -29,7 +29,7 @@ def pass_the_node(view: NodeView) -> Iterator[Resource]:
             yield Sysctl(FILTERED[v6], "1")
             continue
         ip = "ip6" if v6 else "ip"
-        rule = f'ct status dnat {ip} saddr {cidr} oifname "{BRIDGE}" masquerade fully-random'
+        rule = f'{ip} saddr {cidr} oifname "{BRIDGE}" ct original {ip} daddr != {cidr} masquerade fully-random'
         body = "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n"
         yield NftTable(ip, TABLE, f"{body}    {rule}\n  }}\n")
 
