@@ -274,6 +274,8 @@ class FakeDataplane:
         if not sysctl.netns and not sysctl.dev.startswith(LINK_PREFIX) and present != sysctl.value:
             self.before.setdefault(sysctl.name, present)
         self.parameters[sysctl.netns, sysctl.name] = sysctl.value
+        if sysctl.value == "0":  # as if it had never been touched
+            del self.parameters[sysctl.netns, sysctl.name]
 
     def _value(self, sysctl: Sysctl) -> str:
         return self.parameters.get((sysctl.netns, sysctl.name), "0")

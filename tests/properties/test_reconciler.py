@@ -196,7 +196,7 @@ def test_only_what_changed_is_looked_at() -> None:
     memo: Memo = {}
     reconciler.reconcile(units_of(memo=memo))
     kernel.reads.clear()
-    pod = attachment(1, 1)
+    pod = attachment(1, 1, mode="ptp")
     done = reconciler.reconcile(units_of(pod, memo=memo))
     own = {each.key for each in units_of(pod)["pod", *pod.id]}
     assert {step.resource.key for step in done.plan.steps} == own
