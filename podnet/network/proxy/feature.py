@@ -147,9 +147,8 @@ class Ipvs:
         """Virtual servers, the cluster's addresses and elements."""
         proxy = view.network.proxy
         for port in _of(view, ports):
-            own = tuple(each for each in view.me.addresses if is_v6(each) == port.v6)
             served = tuple(each for each in node_addresses(view, port.v6) if each != LOCALHOST)
-            settings = ipvs.Serving(own, served, proxy.masquerade_all, proxy.source_ranges_for_all)
+            settings = ipvs.Serving(view.local(port.v6), served, proxy.masquerade_all, proxy.source_ranges_for_all)
             yield from ipvs.serve(port, settings)
 
     def together(self, view: NodeView, services: Services, memo: Memo) -> Iterator[Resource]:
