@@ -98,6 +98,14 @@ def test_node_ports(lab: World, v6: bool) -> None:
     lab.check_all((at[name], port, dict.fromkeys(clients, f"a from {name}")) for name in NODES)
 
 
+def test_node_ports_lead_to_endpoints_of_the_clients_family(lab: World, v6: bool) -> None:
+    """Though a node port is one number for both families."""
+    service = lab.services["one"]
+    hosts = [(lab.live.lab.node(name).addresses[v6], service.node_port) for name in ("node1", "node3")]
+    asks = [Ask(lab.clients["outside"], *host, protocol) for host in hosts for protocol in ("tcp", "udp")]
+    assert [":" in answer.source for answer in ask_all(asks)] == [v6] * 4
+
+
 def test_node_ports_at_whatever_else_a_node_has(lab: World, v6: bool) -> None:
     """Also where its Node object does not tell of the address."""
     lab.check(OTHER[v6], lab.services["one"].node_port, dict.fromkeys(("outside", "node2", "b"), "a from node2"))

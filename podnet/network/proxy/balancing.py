@@ -7,7 +7,7 @@ never a connection. Source: kubernetes pkg/proxy/userspace/{proxysocket,roundrob
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from weakref import WeakValueDictionary
 
@@ -19,7 +19,10 @@ TIMEOUTS = (0.25, 0.5, 1.0, 2.0)
 Network = IPv4Network | IPv6Network
 Identity = tuple[str, str, str, str, int, bool]
 Frontend = tuple[str, str, int]
-"""protocol, address ("": any of the node's), port"""
+"""protocol, address (ANY of a family: any of the node's), port"""
+
+ANY = {False: "0.0.0.0", True: "::"}
+"""By family: where a node port is. Those of a Service's two families are two ServicePorts."""
 
 
 class Keep:
@@ -170,14 +173,12 @@ class Table:
             self._withdraw(entry)
             entry.become(port)
             entry.ring.keep = keep
-        for frontend in port.frontends:
-            key = (port.protocol, frontend.address, frontend.port)
-            self._frontends.setdefault(key, []).append((entry, frontend.scope))
+        for key, scope in _frontends(port):
+            self._frontends.setdefault(key, []).append((entry, scope))
 
     def _withdraw(self, entry: Entry) -> None:
         """Who else claims a frontend has it now."""
-        for frontend in entry.port.frontends:
-            key = (entry.port.protocol, frontend.address, frontend.port)
+        for key, _ in _frontends(entry.port):
             left = [claim for claim in self._frontends.get(key, ()) if claim[0] is not entry]
             if left:
                 self._frontends[key] = left
@@ -196,12 +197,18 @@ class Table:
 
     def find(self, protocol: str, address: str, port: int) -> tuple[Entry, Scope] | None:
         """Whom an address and port belong to; any address at which a packet was led here is one of the node's."""
-        claims = self._frontends.get((protocol, address, port)) or self._frontends.get((protocol, "", port))
+        at_node = (protocol, ANY[":" in address], port)
+        claims = self._frontends.get((protocol, address, port)) or self._frontends.get(at_node)
         return claims[0] if claims else None
 
     def is_inside(self, client: str) -> bool:
         """Whether a client is of the cluster."""
         return _within(ip_address(client), self._inside)
+
+
+def _frontends(port: ServicePort) -> Iterator[tuple[Frontend, Scope]]:
+    for frontend in port.frontends:
+        yield (port.protocol, frontend.address or ANY[port.v6], frontend.port), frontend.scope
 
 
 def _within(address: IPv4Address | IPv6Address, networks: Iterable[Network]) -> bool:

@@ -108,6 +108,19 @@ def test_frontends_are_found_by_what_the_client_meant():
         assert found.find(*key) is None
 
 
+def test_node_ports_are_those_of_the_family_they_are_met_in():
+    four = msgspec.structs.replace(PLAIN, node_port=30080)
+    six = msgspec.structs.replace(four, v6=True, cluster_ip="fd96::1")
+    made = table(four, six)
+    for address, port in (("192.168.77.2", four), ("127.0.0.1", four), ("fd77::2", six), ("::1", six)):
+        found = made.find("tcp", address, 30080)
+        assert found
+        assert found[0].port == port
+    made.change((), [identity(four)], ())
+    assert made.find("tcp", "192.168.77.2", 30080) is None
+    assert made.find("tcp", "fd77::2", 30080)
+
+
 def test_who_comes_from_where_gets_which_endpoints():
     (entry,) = table(PLAIN).entries
     assert entry.among("cluster", True, "10.1.9.9") == (A,)
