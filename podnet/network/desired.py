@@ -52,8 +52,9 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     """Every unit's resources. `memo` only saves time: with or without it the result is equal."""
     memo = {} if memo is None else memo
     parts = (view.me, view.peers, view.network, view.facts, view.affinities, view.retries, view.borne, view.algorithms)
-    bridged = pods.bridges(view)
-    node = recall(memo, "desired", (*parts, bridged), lambda: _without_pods(view, bridged))
+    leased = leases.assign(view.attachments, view.leases)
+    marks = pods.bridges(view), any(leased.values()) or any(attachment.ports for attachment in view.attachments)
+    node = recall(memo, "desired", (*parts, *marks), lambda: _without_pods(view, *marks))
     served: Desired = each(
         memo,
         "served",
@@ -66,7 +67,6 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     for name, feature in NODE_FEATURES.items():
         units[name,] = recall(memo, (name,), (node,), lambda feature=feature: tuple(feature(node)))  # type: ignore[misc]
     units["together",] = proxy.together(node, view.services, memo)
-    leased = leases.assign(view.attachments, view.leases)
     for attachment in view.attachments:
         unit, own = ("pod", *attachment.id), leased.get(attachment.id, ())
         made = recall(memo, unit, (node, attachment, own), lambda it=attachment, own=own: tuple(_pod(node, it, own)))  # type: ignore[misc]
@@ -85,9 +85,16 @@ def after(view: NodeView, plan: Plan) -> tuple[Action, ...]:
     return (*hostports.forget(view, plan), *proxy.forget(view, plan), *announce.tell(plan))
 
 
-def _without_pods(view: NodeView, bridged: bool) -> NodeView:
-    mtu = migration.pod_mtu(view)
-    return msgspec.structs.replace(view, attachments=(), services={}, leases={}, mtu=mtu, bridged=bridged)
+def _without_pods(view: NodeView, bridged: bool, published: bool) -> NodeView:
+    return msgspec.structs.replace(
+        view,
+        attachments=(),
+        services={},
+        leases={},
+        mtu=migration.pod_mtu(view),
+        bridged=bridged,
+        published=published,
+    )
 
 
 def _service(node: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:

@@ -63,11 +63,14 @@ _BODY = """\
 
 
 def table(view: NodeView) -> Iterator[Resource]:
-    """The static chains, and the permission to lead 127.0.0.1 to a pod on the bridge (guarded against neighbours)."""
+    """The static chains, and the permission to lead 127.0.0.1 to a pod on the bridge (guarded against neighbours); as
+    long as a pod has a port. A node without this, Services and masquerading tracks no connections, which is faster."""
+    yield _localnet(BRIDGE, view.published)
+    if not view.published:
+        return
     sources = [*view.me.pod_cidrs, "127.0.0.0/8"]
     rules = "".join(f"    {_snat(source)}\n" for source in sources)
     yield NftTable("inet", TABLE, _BODY % (LINK_PREFIX, LINK_PREFIX, rules))
-    yield _localnet(BRIDGE)
 
 
 def publish(view: NodeView, attachment: Attachment) -> Iterator[Resource]:
@@ -118,5 +121,5 @@ def _snat(source: str) -> str:
     return f"ct status dnat {ip} saddr {source} {ip} daddr . meta l4proto . th dport @targets-{ip} masquerade"
 
 
-def _localnet(dev: str) -> Sysctl:
-    return Sysctl(f"net/ipv4/conf/{dev}/route_localnet", "1", dev=dev)
+def _localnet(dev: str, allowed: bool = True) -> Sysctl:
+    return Sysctl(f"net/ipv4/conf/{dev}/route_localnet", str(int(allowed)), dev=dev)

@@ -137,7 +137,8 @@ class NodeView(Value, frozen=True):
     `mtu` is what the schemes in use leave to a pod's packet; `services` holds each Service's ports by (namespace,
     name), `affinities` the seconds of affinity that some Service asks for, and `retries` whether one asks for those;
     `algorithms` those that Services ask for (proxy/algorithms.py); `bridged`, for features that do not see the pods, is
-    whether some of them are on the bridge, or new ones will be; `leases` the ports that pods of this node have for a
+    whether some of them are on the bridge, or new ones will be, and `published` whether some have ports of the node;
+    `leases` the ports that pods of this node have for a
     time, by the pod's namespace/name; `checks` what load balancers can ask here.
     """
 
@@ -153,6 +154,7 @@ class NodeView(Value, frozen=True):
     borne: Words = ()
     algorithms: Words = ()
     bridged: bool = False
+    published: bool = False
     leases: Mapping[str, tuple[PortMapping, ...]] = {}
     checks: tuple[HealthCheck, ...] = ()
 

@@ -36,7 +36,7 @@ ip neigh add 10.96.0.1 lladdr 02:00:00:00:00:09 dev podnet.1 nud permanent
 bridge fdb add 02:00:00:00:00:09 dev podnet.1 dst 192.168.77.99
 nft add table inet podnet-bogus
 nft add element inet podnet-masquerade nodes-ip '{ 192.168.77.99 }'
-nft add element inet podnet-hostports ports-ip '{ 17 . 31999 : 10.9.9.9 . 1 }'
+nft add table inet podnet-hostports
 """
 
 

@@ -125,10 +125,18 @@ def test_two_host_ports_may_lead_to_one_port() -> None:
 
 
 def test_publishing_a_port_is_elements_only() -> None:
-    before = state_of(DUAL, 1, [attachment(1, 1, dual=True)])
-    after_ = state_of(DUAL, 1, [attachment(1, 1, dual=True, ports=(PortMapping(8080, 80),))])
+    other = attachment(1, 2, dual=True, ports=(PortMapping(9090, 90),))
+    before = state_of(DUAL, 1, [attachment(1, 1, dual=True), other])
+    after_ = state_of(DUAL, 1, [attachment(1, 1, dual=True, ports=(PortMapping(8080, 80),)), other])
     assert {step.resource.kind for step in plan(after_, before).steps} == {"Element"}
     assert {step.verb for step in plan(before, after_).steps} == {"delete"}
+
+
+def test_no_chains_for_ports_that_nobody_has() -> None:
+    """Any chain that translates makes the kernel track all connections."""
+    plain = cluster([node(1), node(2)], config(masquerade=False))
+    kinds = {key[0] for key in state_of(plain, 1, [attachment(1, 1)])}
+    assert not kinds & {"NftTable", "Element"}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +153,8 @@ def test_localhost_may_be_led_to_a_pod(default: str, mode: str, where: set[str])
 
 def test_answers_come_back_the_same_way() -> None:
     """From a pod of the same node and from localhost, the pod sees the node; from elsewhere the client itself."""
-    text = body(state_of(DUAL, 1), "podnet-hostports")
+    published = attachment(1, 1, dual=True, ports=(PortMapping(8080, 80),))
+    text = body(state_of(DUAL, 1, [published]), "podnet-hostports")
     rules = [line.split() for line in text.splitlines() if "masquerade" in line]
     assert [rule[5] for rule in rules] == ["10.244.1.0/24", "fd00:10:244:1::/64", "127.0.0.0/8"]
     assert all(rule[:3] == ["ct", "status", "dnat"] for rule in rules)
