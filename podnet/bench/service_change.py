@@ -29,7 +29,7 @@ from podnet.kernel.netlink import NETFILTER, listen
 from podnet.objects.kinds import ENDPOINTSLICES, SERVICES, Kind
 from podnet.state.difference import replaced
 
-SIZES = (1_000, 12_500)
+SIZES = (250, 12_500)
 """Services in the cluster, in this order: the second comes about by adding to the first."""
 
 EACH = 4
