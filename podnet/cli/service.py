@@ -44,6 +44,7 @@ STAYS = ("CLIENT", "ENDPOINT", "PORT")
 KINDS = {"cluster": "cluster", "external": "external IP", "balancer": "load balancer", "node": "node port"}
 UNLIKE = {
     "iptables": "mode iptables knows no weights, segments and retries",
+    "ipvs": "mode ipvs takes turns, knows no segments and retries, and leads a node's own pods as those outside",
     "userspace": "mode userspace takes turns, endpoints always see the node, and connections are not counted",
 }
 NOBODY = "spec.proxy.mode is none, so whatever serves Services here is not podnet"
