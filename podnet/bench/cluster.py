@@ -25,7 +25,7 @@ from podnet.lab.registry import Lab, LabNode
 from podnet.objects.core import Node, NodeAddress, NodeSpec, NodeStatus
 from podnet.objects.kinds import NETWORKCONFIGS, NODES
 from podnet.objects.meta import ObjectMeta
-from podnet.objects.network import NETWORK_NAME, NetworkConfig, NetworkSpec
+from podnet.objects.network import NETWORK_NAME, NetworkConfig, NetworkSpec, ProxySpec
 
 BIN = os.path.dirname(sys.executable)
 PATIENCE = 20.0
@@ -36,9 +36,12 @@ class NotReady(Exception):
 
 
 class Cluster:
-    """Starts everything; it lives as long as the arena. `others` are Node objects of machines that do not exist."""
+    """Starts everything; it lives as long as the arena. `others` are Node objects of machines that do not exist;
+    without `nat` there are no Services and nothing is masqueraded."""
 
-    def __init__(self, name: str, nodes: int, backend: str = "vxlan", others: Iterable[Node] = ()) -> None:
+    def __init__(
+        self, name: str, nodes: int, backend: str = "vxlan", others: Iterable[Node] = (), nat: bool = True
+    ) -> None:
         folder = registry.folder(name)
         made = tuple(registry.make_node(folder, number, dual_stack=False) for number in range(1, nodes + 1))
         self.lab = Lab(name=name, folder=folder, port=0, nodes=made)
@@ -46,9 +49,10 @@ class Cluster:
         os.makedirs(os.path.dirname(self.lab.fabric_netns))
         fabric.make_fabric(self.lab)
         self._api_server()
-        network = NetworkConfig(
-            metadata=ObjectMeta(name=NETWORK_NAME), spec=NetworkSpec(pod_cidrs=(POD_CIDR,), backend={"type": backend})
-        )
+        spec = NetworkSpec(pod_cidrs=(POD_CIDR,), backend={"type": backend})
+        if not nat:
+            spec = msgspec.structs.replace(spec, masquerade=False, proxy=ProxySpec(mode="none"))
+        network = NetworkConfig(metadata=ObjectMeta(name=NETWORK_NAME), spec=spec)
         with netns.inside(self.lab.fabric_netns):
             asyncio.run(self._describe(network, [*map(_object, made), *others]))
         for node in made:

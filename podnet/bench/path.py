@@ -1,7 +1,8 @@
 """Suite path: what podnet's paths carry between pods of two nodes, against the same paths made by hand.
 
-For each backend there are three clusters of two nodes: one where agents and the CNI executable made the paths, two
-where `ip` did (by_hand.py), the second of which masquerades what leaves the cluster and so tracks connections.
+For each backend there are four clusters of two nodes: two where agents and the CNI executable made the paths, two where
+`ip` did (by_hand.py). One of each translates addresses (masquerading, Services) and so tracks connections, which costs
+every packet something, whoever asks for it; like is compared with like, and podnet's default with the barest path.
 Blocks of data go over podnet's path and another in turns, until the median of the ratios is sure to a hundredth.
 """
 
@@ -29,23 +30,28 @@ def suite() -> Iterator[Figure]:
     for backend in sorted(BACKENDS.keys() & by_hand.OVERHEAD.keys()):
         ours, hand = connect(_pods(backend)), connect(by_hand.build(backend, f"hand-{backend}"))
         turns = until_sure(ours.rate, hand.rate, ERROR, SECONDS, f"TCP over {backend}")
-        hand.close()
         yield figure(NAME, f"{backend}, podnet", "Gbit/s", [mine for mine, _ in turns])
         yield figure(NAME, f"{backend}, by hand", "Gbit/s", [theirs for _, theirs in turns])
         yield figure(NAME, f"{backend}, podnet to by hand", "ratio", ratios(turns), GOALS[backend])
+        bare = connect(_pods(backend, nat=False))
+        turns = until_sure(bare.rate, hand.rate, ERROR, SECONDS, f"TCP over {backend}, NAT on neither side")
+        bare.close()
+        hand.close()
+        yield figure(NAME, f"{backend}, podnet to by hand, neither with NAT", "ratio", ratios(turns), GOALS[backend])
         nat = connect(by_hand.build(backend, f"nat-{backend}", masquerade=True))
         turns = until_sure(ours.rate, nat.rate, ERROR, SECONDS, f"TCP over {backend}, NAT on both sides")
         nat.close()
         ours.close()
-        yield figure(NAME, f"{backend}, podnet to by hand with NAT", "ratio", ratios(turns))
+        yield figure(NAME, f"{backend}, podnet to by hand, both with NAT", "ratio", ratios(turns), GOALS[backend])
 
 
-def _pods(backend: str) -> by_hand.Pods:
+def _pods(backend: str, nat: bool = True) -> by_hand.Pods:
     """One pod on each of two nodes, attached by podnet."""
-    cluster = Cluster(f"bench-{backend}", nodes=2, backend=backend)
+    name = f"{'bench' if nat else 'bare'}-{backend}"
+    cluster = Cluster(name, nodes=2, backend=backend, nat=nat)
     made = []
     for node in cluster.lab.nodes:
-        pod, chain = pods.make(f"{backend}-{node.name}"), cluster.chain(node)
+        pod, chain = pods.make(f"{name}-{node.name}"), cluster.chain(node)
         chain.add(pod)
         made.append((pod.netns, base_address(chain.results[pod.container_id]["ips"][0]["address"])))
     return tuple(made)
