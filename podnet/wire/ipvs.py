@@ -111,7 +111,7 @@ def decode_service(body: bytes) -> ServiceMessage | None:
         _ip(found[_ADDRESS], number(found[_AF])),
         BE16.unpack(found[_PORT])[0],
         string(found.get(_SCHEDULER)),
-        _PAIR.unpack(found[_FLAGS])[0],
+        _PAIR.unpack(found[_FLAGS])[0] if _FLAGS in found else 0,
         number(found.get(_TIMEOUT)),
     )
 

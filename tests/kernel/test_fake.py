@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.monitor import Event
 from podnet.state.host import ForgetFlows, Sysctl
+from podnet.state.ipvs import RealServer, VirtualServer
 from podnet.state.links import PodLink
-from podnet.state.plan import Plan
+from podnet.state.plan import Plan, Step
 from podnet.state.resource import Resource
 from tests.kernel.contract import UPLINK, UPLINK_ADDRESSES, Contract, adding, everything, settle
 
@@ -70,3 +72,13 @@ def test_a_link_that_was_never_made_is_held(node: FakeNode) -> None:
 def test_an_empty_plan_does_nothing(node: FakeNode) -> None:
     outcome = node.plane.apply(Plan())
     assert (outcome.done, outcome.failed, outcome.held) == ((), (), ())
+
+
+def test_real_servers_stand_behind_a_virtual_one_and_go_with_it() -> None:
+    plane = FakeDataplane()
+    virtual, real = VirtualServer("tcp", "10.96.0.1", 80), RealServer("tcp", "10.96.0.1", 80, "10.244.1.2", 8080)
+    (failed,) = plane.apply(Plan((Step("add", real),))).failed
+    assert failed.errno == errno.ESRCH
+    assert plane.apply(Plan((Step("add", virtual), Step("add", real)))).failed == ()
+    plane.vanish(virtual.key)
+    assert plane.holds == {}
