@@ -22,7 +22,7 @@ from podnet.state.links import Link
 from podnet.state.nft import Element
 from podnet.state.plan import Plan, plan
 from podnet.state.resource import Key, NodeState, Resource
-from podnet.state.routes import Address, Route
+from podnet.state.routes import Address, Proxied, Route
 from tests import kernel_stub
 from tests.worlds import attachment, cluster, clusters, config, node, pod_sets, seen, state_of
 
@@ -105,7 +105,8 @@ ALTERED: dict[str, dict[str, Any]] = {
 @given(SIDES, st.data())
 def test_any_one_thing_that_was_altered_is_put_right_and_nothing_else(side: Side, data: st.DataObject) -> None:
     goal = held(side)
-    key = data.draw(st.sampled_from(sorted(key for key in goal if key[0] in ALTERED)))
+    alterable = (key for key, each in goal.items() if key[0] in ALTERED and not isinstance(each, Proxied))
+    key = data.draw(st.sampled_from(sorted(alterable)))
     actual = {**goal, key: replace(goal[key], **ALTERED[key[0]])}
     (step,) = plan(goal, actual).steps
     assert (step.verb, step.resource, step.old) == ("change", goal[key], actual[key])
