@@ -144,9 +144,15 @@ def _saying(info: NodeInfo, accepts: Words, sends: Words) -> NodeInfo:
 
 
 def _peers(cluster: Cluster, me: NodeInfo, memo: Memo) -> tuple[NodeInfo, ...]:
-    found = [_info(memo, name, node) for (_, name), node in sorted(cluster.nodes.items()) if name != me.name]
+    found = [_info(memo, name, node) for name, node in _oldest_first(cluster) if name != me.name]
     forget(memo, "node", {("node", name) for _, name in cluster.nodes})
     return recall(memo, "distinct", (me.addresses, me.pod_cidrs, *found), lambda: tuple(_distinct(me, found)))
+
+
+def _oldest_first(cluster: Cluster) -> list[tuple[str, Node]]:
+    """Nodes by age, then by name: whoever claims what a node has that is there already, goes without."""
+    nodes = ((name, node) for (_, name), node in cluster.nodes.items())
+    return sorted(nodes, key=lambda each: (each[1].metadata.creation_timestamp or "", each[0]))
 
 
 def _info(memo: Memo, name: str, node: Node) -> NodeInfo:
@@ -154,7 +160,7 @@ def _info(memo: Memo, name: str, node: Node) -> NodeInfo:
 
 
 def _distinct(me: NodeInfo, found: Iterable[NodeInfo]) -> Iterator[NodeInfo]:
-    """The peers that can be reached: what is mine stays mine, and a range belongs to the first who has it."""
+    """The peers that can be reached: what is mine stays mine, and a range belongs to the oldest who has it."""
     mine = [ip_network(cidr) for cidr in me.pod_cidrs]
     taken: set[str] = set()
     for peer in found:
@@ -247,7 +253,7 @@ def _problems(cluster: Cluster, memo: Memo) -> Iterator[Problem]:
         yield from faults.of_mode(config.spec, MODES)
         inside = [] if found else [ip_network(cidr) for cidr in config.spec.pod_cidrs]
     infos = []
-    for (_, name), node in sorted(cluster.nodes.items()):
+    for name, node in _oldest_first(cluster):
         yield from recall(memo, ("faults", name), (node, config), lambda node=node: tuple(_faults(node, inside)))  # type: ignore[misc]
         infos.append(_info(memo, name, node))
     forget(memo, "faults", {("faults", name) for _, name in cluster.nodes})
@@ -274,10 +280,13 @@ def _faults(node: Node, inside: Iterable[Network]) -> Iterator[Problem]:
 
 
 def _overlaps(infos: Iterable[NodeInfo]) -> Iterator[Problem]:
-    """Two ranges are nested or apart: so the widest one before in order is the only one to compare with."""
+    """Two ranges are nested or apart: so the widest one before in order is the only one to compare with.
+
+    Of two that are equal the first in `infos` has it.
+    """
     ranges = ((ip_network(cidr), info.name) for info in infos for cidr in info.pod_cidrs)
     widest: tuple[Network, str] | None = None
-    for network, name in sorted(ranges, key=lambda entry: (entry[0].version, entry[0], entry[1])):
+    for network, name in sorted(ranges, key=lambda entry: (entry[0].version, entry[0])):
         if widest is None or widest[0].version != network.version or not widest[0].overlaps(network):
             widest = network, name
             continue

@@ -223,6 +223,16 @@ def test_every_overlap_is_found_in_both_families() -> None:
     ]
 
 
+def test_of_two_with_one_range_the_older_has_it_whatever_their_names() -> None:
+    """Somebody's slip with a new node costs the pods of a running one nothing."""
+    first, last = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+    here, running = node(1, creation_timestamp=first), node(3, creation_timestamp=first)
+    late = replace(node(2, creation_timestamp=last), spec=running.spec)
+    world = cluster([late, running, here], config())
+    assert [each.name for each in seen(world, 1).peers] == ["n3"]
+    assert [each.object for each in problems(world)] == ["Node/n2"]
+
+
 def test_duplicate_addresses() -> None:
     twin = replace(node(2), status=node(1).status)
     assert found(node(1), twin) == [("Node/n2", "DuplicateAddress", "status.addresses")]
