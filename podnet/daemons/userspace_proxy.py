@@ -232,8 +232,7 @@ class Proxy:
         """A connection to the first endpoint that takes one."""
         tried: list[Endpoint] = []
         for seconds in TIMEOUTS:
-            among, affinity = entry.among(scope, inside, peer), entry.port.affinity
-            endpoint = entry.ring.pick(among, peer, self._loop.time(), affinity, tried)
+            endpoint = entry.pick(scope, inside, peer, self._loop.time(), tried)
             if endpoint is None:
                 return None
             with suppress(OSError):

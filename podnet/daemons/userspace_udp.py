@@ -104,7 +104,7 @@ class Datagrams:
         entry, scope = found
         inside, now = self._table.is_inside(client[0]), self._clock()
         tried = self._failed.get(client, set())
-        endpoint = entry.ring.pick(entry.among(scope, inside, client[0]), client[0], now, entry.port.affinity, tried)
+        endpoint = entry.pick(scope, inside, client[0], now, tried)
         if endpoint is None:
             return None
         try:

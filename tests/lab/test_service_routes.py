@@ -1,4 +1,7 @@
-"""ServiceRoutes met with real packets: clients split by segment, by weight, and both, at every kind of frontend."""
+"""ServiceRoutes met with real packets: clients split by segment, by weight, and both, at every kind of frontend.
+
+In both modes that do this.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from podnet.client.api import Api
 from podnet.objects.kinds import ENDPOINTSLICES, PODS, SERVICEROUTES
 from tests.lab.labs import NAMESPACE, needs_root
 from tests.lab.service_asks import Ask, ask_all
-from tests.lab.service_world import OUTSIDE, PORT, Service, World, world
+from tests.lab.service_world import OUTSIDE, PORT, PROTOCOLS, Service, World, world
 
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("service-routes"), pytest.mark.timeout(240)]
 
@@ -22,18 +25,29 @@ CHI_SQUARE = 15.1
 
 
 @pytest.fixture(scope="module")
-def there() -> Iterator[World]:
+def made() -> Iterator[World]:
     with world("routes") as made:
         for pod, group in GROUPS.items():
             change = {"metadata": {"labels": {"group": group}}}
             made.live.api(lambda api, pod=pod, change=change: api.patch(PODS, pod, change, NAMESPACE, into=dict))  # type: ignore[misc]
+        make_web(made)
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["nftables", "userspace"])
+def there(request: pytest.FixtureRequest, made: World) -> World:
+    made.proxy(mode=request.param)
+    return made
+
+
+@pytest.fixture
 def web(there: World) -> Service:
+    return there.services["web"]
+
+
+def make_web(there: World) -> None:
     """A Service of all three servers with every kind of frontend, whose endpoints tell which pods they are."""
-    made = there.service("web", *GROUPS, type="LoadBalancer")
+    there.service("web", *GROUPS, type="LoadBalancer")
 
     async def name_pods(api: Api) -> None:
         for family in "46":
@@ -45,7 +59,6 @@ def web(there: World) -> Service:
 
     there.live.api(name_pods)
     there.settle()
-    return made
 
 
 def route(there: World, **spec: Any) -> None:
@@ -74,8 +87,15 @@ def addresses(there: World, client: str) -> list[str]:
 
 
 def servers(there: World, client: str, host: str, port: int, times: int = 12, protocol: str = "tcp") -> Counter[str]:
-    answers = ask_all([Ask(there.clients[client], host, port, protocol)] * times)
+    answers = ask_all([Ask(there.clients[client], host, port, protocol)] * times, there.mode.refusal + 0.3)
     return Counter(answer.server or answer.error for answer in answers)
+
+
+def everywhere(there: World, service: Service, client: str) -> set[str]:
+    """What one client hears, at all it can meet in both families at once."""
+    places = [place for v6 in (False, True) for place in frontends(there, service, client, v6)]
+    asks = [Ask(there.clients[client], *place, protocol) for place in places for protocol in PROTOCOLS]
+    return {answer.server or answer.error for answer in ask_all(asks, there.mode.refusal + 0.3)}
 
 
 def frontends(there: World, service: Service, client: str, v6: bool) -> list[tuple[str, int]]:
@@ -124,10 +144,27 @@ def test_weights_within_a_segment_and_a_weight_of_nothing(there: World, web: Ser
 
 
 def test_a_segment_without_pods_is_lost_and_others_are_served(there: World, web: Service) -> None:
-    segment = {"from": addresses(there, "far"), "backends": to("nobody")}
-    route(there, segments=[segment], default=to("red"))
-    assert set(servers(there, "far", web.cluster(False), 80, times=1)) == {"lost"}
-    assert set(servers(there, "near", web.cluster(False), 80)) == {"a"}
+    for empty, full in (("far", "near"), ("stranger", "outside")):
+        segment = {"from": addresses(there, empty), "backends": to("nobody")}
+        route(there, segments=[segment], default=to("red"))
+        assert everywhere(there, web, empty) == {"lost"}
+        assert everywhere(there, web, full) == {"a"}
+
+
+def test_a_segment_is_served_where_the_default_has_no_pods(there: World, web: Service) -> None:
+    route(there, segments=[{"from": addresses(there, "far"), "backends": to("red")}], default=to("nobody"))
+    assert everywhere(there, web, "far") == {"a"}
+    assert everywhere(there, web, "near") == {"refused"}
+
+
+def test_affinity_is_for_clients_that_no_segment_names(there: World, web: Service) -> None:
+    route(there, segments=[{"from": addresses(there, "far"), "backends": to("red", "blue")}])
+    there.patch("web", sessionAffinity="ClientIP")
+    for v6 in (False, True):
+        for protocol in ("tcp", "udp"):
+            assert set(servers(there, "far", web.cluster(v6), 80, times=24, protocol=protocol)) == {"a", "b"}
+            assert len(servers(there, "near", web.cluster(v6), 80, times=24, protocol=protocol)) == 1
+    there.patch("web", sessionAffinity="None", sessionAffinityConfig=None)
 
 
 def test_a_pod_that_changes_its_label_changes_its_group(there: World, web: Service) -> None:

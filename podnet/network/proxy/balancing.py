@@ -126,14 +126,23 @@ class Entry:
         self.port = port
         self._segments = tuple((tuple(map(ip_network, each.sources)), each) for each in port.segments)
 
+    def pick(
+        self, scope: Scope, inside: bool, client: str, now: float, tried: Collection[Endpoint] = ()
+    ) -> Endpoint | None:
+        """The endpoint for a client's new connection, see Ring.pick. A client that a segment names has no affinity."""
+        affinity = self.port.affinity if self._whose(client) is self.port else 0
+        return self.ring.pick(self.among(scope, inside, client), client, now, affinity, tried)
+
     def among(self, scope: Scope, inside: bool, client: str) -> tuple[Endpoint, ...]:
         """The endpoints for a client that came to an address of this scope; `inside`: a pod's or the node's own."""
-        whose = self._segment(client) if self._segments else self.port
+        whose = self._whose(client)
         if scope == "cluster":
             return whose.internal
         return whose.cluster if inside else whose.external
 
-    def _segment(self, client: str) -> ServicePort | Segment:
+    def _whose(self, client: str) -> ServicePort | Segment:
+        if not self._segments:
+            return self.port
         address = ip_address(client)
         return next((segment for networks, segment in self._segments if _within(address, networks)), self.port)
 

@@ -6,7 +6,7 @@ endpoint sees a connection from the node. What has no endpoint is refused, and w
 before the proxy hears of it. Slower than the kernel by itself, but a pod that does not answer costs a client a quarter
 of a second instead of its connection (daemons/userspace_proxy.py).
 
-The chains are static; a Service is one map element for each of its frontends.
+The chains are static; a Service is one map element for each of its frontends, and one for each CIDR of its segments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 import msgspec
 
 from podnet.network.proxy.balancing import Identity, identity
-from podnet.network.service_port import Frontend, ServicePort
+from podnet.network.service_port import Frontend, Segment, ServicePort
 from podnet.network.value import Value
 from podnet.network.view import Attachment, NodeView, is_v6
 from podnet.state.host import Action, ForgetFlows
@@ -34,12 +34,17 @@ UDP = 17
 PROTOCOLS = {"tcp": 6, "udp": UDP}
 """By number in elements: nft knows names only where the machine has an /etc/protocols."""
 
+SEGMENTS = {"services": "segments", "node-ports": "segment-ports"}
+"""Which map is asked before which: clients that a segment names have endpoints of their own."""
+
 LOCALHOST = {False: "127.0.0.0/8", True: "::1/128"}
 ADDRESS_TYPE = {False: "ipv4_addr", True: "ipv6_addr"}
 
 _BODY = """\
   map services { type %(type)s . inet_proto . inet_service : verdict; }
   map node-ports { type inet_proto . inet_service : verdict; }
+  map segments { type %(type)s . inet_proto . inet_service . %(type)s : verdict; flags interval; }
+  map segment-ports { type inet_proto . inet_service . %(type)s : verdict; flags interval; }
   set cluster-ips { type %(type)s; }
   set guarded { type %(type)s . inet_proto . inet_service; }
   set allowed { type %(type)s . inet_proto . inet_service . %(type)s; flags interval; }
@@ -57,10 +62,12 @@ _BODY = """\
   }
   chain node-ports {
     meta l4proto . th dport @guarded-ports meta l4proto . th dport . %(ip)s saddr != @allowed-ports drop
+    meta l4proto . th dport . %(ip)s saddr vmap @segment-ports
     meta l4proto . th dport vmap @node-ports
   }
   chain services {
     %(ip)s daddr . meta l4proto . th dport @guarded jump guard
+    %(ip)s daddr . meta l4proto . th dport . %(ip)s saddr vmap @segments
     %(ip)s daddr . meta l4proto . th dport vmap @services
     %(node)s goto node-ports
     %(ip)s daddr @cluster-ips reject
@@ -144,18 +151,24 @@ def elements(view: NodeView, port: ServicePort) -> Iterator[Resource]:
         key = f"{PROTOCOLS[port.protocol]} . {frontend.port}"
         name = "node-ports" if frontend.scope == "node" else "services"
         at = f"{frontend.address} . {key}" if frontend.address else key
-        yield Element(ip, TABLE, name, at, verdict(port, frontend))
+        yield Element(ip, TABLE, name, at, verdict(port, frontend, port))
+        for segment in port.segments:
+            led = verdict(port, frontend, segment)
+            for cidr in _of(segment.sources, port.v6):
+                yield Element(ip, TABLE, SEGMENTS[name], f"{at} . {cidr}", led)
         if port.source_ranges is not None and _guarded(view, frontend):
             yield from _guard(ip, "-ports" if frontend.scope == "node" else "", at, port.source_ranges)
 
 
-def verdict(port: ServicePort, frontend: Frontend) -> str:
-    """What a new connection to one of its frontends meets; where clients have segments only the proxy can tell."""
-    if not port.anywhere:
-        return "goto refuse"
-    if frontend.scope == "cluster":
-        return "goto led" if port.segments or port.internal else "drop"
-    return "goto led" if port.segments or port.external else "goto inside"
+def verdict(port: ServicePort, frontend: Frontend, whose: ServicePort | Segment) -> str:
+    """What a new connection to one of its frontends meets; `whose` endpoints they are: a segment's, or the port's own
+    for clients that no segment names."""
+    inner = frontend.scope == "cluster"
+    if whose.internal if inner else whose.external:
+        return "goto led"
+    if whose.cluster and not inner:
+        return "goto inside"
+    return "drop" if port.anywhere else "goto refuse"
 
 
 def forget(view: NodeView, plan: Plan) -> Iterator[Action]:

@@ -222,6 +222,14 @@ def test_a_client_stays_with_its_pod_across_the_ports_of_a_service():
     assert len(first.ring.keep.endpoints) == 3
 
 
+def test_clients_that_a_segment_names_have_no_affinity():
+    segment = Segment(("10.1.7.0/24",), internal=(A, B, C))
+    (entry,) = table(msgspec.structs.replace(PLAIN, internal=(A, B), affinity=10, segments=(segment,))).entries
+    assert {entry.pick("cluster", True, "10.1.7.9", 0) for _ in range(3)} == {A, B, C}
+    assert not entry.ring.keep
+    assert len({entry.pick("cluster", True, "10.1.8.9", 0) for _ in range(3)}) == 1
+
+
 def test_segments_have_endpoints_of_their_own():
     segment = Segment(("10.1.7.0/24", "fd07::/64"), internal=(C,), external=(B, C), cluster=(A, C))
     (entry,) = table(msgspec.structs.replace(PLAIN, segments=(segment,))).entries

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from podnet.network.proxy import userspace
 from podnet.network.proxy.balancing import Table, identity
-from podnet.network.service_port import Endpoint, ServicePort
+from podnet.network.service_port import Endpoint, Segment, ServicePort
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
 from podnet.state.host import ForgetFlows
@@ -71,6 +71,34 @@ def test_who_finds_no_endpoint(fields: dict[str, object], cluster: str, node: st
     found = made(changed(node_port=30080, **fields))
     assert found["services", "10.96.0.1 . 6 . 80"] == cluster
     assert found["node-ports", "6 . 30080"] == node
+
+
+@pytest.mark.parametrize(
+    ("fields", "cluster", "node"),
+    [
+        ({"internal": (E4,), "external": (E4,), "cluster": (E4,)}, "goto led", "goto led"),
+        ({}, "drop", "drop"),
+        ({"cluster": (E4,)}, "drop", "goto inside"),
+    ],
+    ids=["some", "nobody", "nobody here"],
+)
+def test_clients_of_a_segment_find_its_endpoints_or_nobody(
+    fields: dict[str, tuple[Endpoint, ...]], cluster: str, node: str
+):
+    segment = Segment(("10.9.0.0/17", "10.9.128.0/17"), **fields)
+    found = made(changed(node_port=30080, segments=(segment, Segment(("10.10.1.1/32",)))))
+    assert found["services", "10.96.0.1 . 6 . 80"] == "goto led"
+    assert found["segments", "10.96.0.1 . 6 . 80 . 10.9.0.0/16"] == cluster
+    assert found["segment-ports", "6 . 30080 . 10.9.0.0/16"] == node
+    assert found["segments", "10.96.0.1 . 6 . 80 . 10.10.1.1"] == "drop"
+
+
+def test_a_segment_is_served_also_where_nobody_else_is():
+    nobody: dict[str, object] = {"internal": (), "external": (), "cluster": (), "anywhere": False}
+    found = made(changed(segments=(Segment(("10.9.0.0/16",), (E4,)), Segment(("10.8.0.0/16",))), **nobody))
+    assert found["services", "10.96.0.1 . 6 . 80"] == "goto refuse"
+    assert found["segments", "10.96.0.1 . 6 . 80 . 10.9.0.0/16"] == "goto led"
+    assert found["segments", "10.96.0.1 . 6 . 80 . 10.8.0.0/16"] == "goto refuse"
 
 
 def test_source_ranges_guard_the_balancers_address_alone_and_never_overlap():
