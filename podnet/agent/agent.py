@@ -28,7 +28,7 @@ from podnet.network.memo import Memo
 from podnet.network.proxy.algorithms import LEAST, Loads
 from podnet.network.proxy.bridged import unfiltered
 from podnet.network.proxy.feature import least_loaded, refusal
-from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address
+from podnet.network.view import Attachment, LocalFacts, NodeView, Problem, Words, base_address
 from podnet.network.viewing import problems, view
 from podnet.objects.cluster import Cluster
 from podnet.state.host import ForgetFlows
@@ -50,7 +50,7 @@ SELDOM = 10
 the rest."""
 
 CANARY = 5.0
-"""Seconds between looks whether somebody flushed iptables."""
+"""Seconds between looks whether somebody flushed iptables, or another kube-proxy's rules came or went."""
 
 POLL = 0.4
 """Seconds between looks at the kernel parameters, which send no events; drift is to be repaired within 1 s."""
@@ -61,7 +61,7 @@ BALANCE = 3.0
 BACKOFF = (0.1, 5.0)
 """First and longest wait in seconds before a pass that failed is tried again."""
 
-Facts = Callable[[NodeInfo], LocalFacts | str]
+Facts = Callable[[NodeView], LocalFacts | str]
 
 
 async def _nothing(_: NodeView) -> None:
@@ -71,7 +71,7 @@ async def _nothing(_: NodeView) -> None:
 class Agent:
     """Implements what the CNI server asks for (agent/cni_server.py) on top of one reconciler.
 
-    `cluster()` gives the newest snapshot, or None before every informer has listed once; `facts(me)` reads the node's
+    `cluster()` gives the newest snapshot, or None before every informer has listed once; `facts(view)` reads the node's
     own facts, or says in a sentence why they can't be had; `applied(view, reason)` is told of every pass, with a view
     when it was clean, and `looking()` before it; `said()` gives the newest words that were published (see
     network/migration.py), `unusable()` the documents that could not be decoded; `prepare(view)` is awaited before the
@@ -284,8 +284,8 @@ class Agent:
             return f"the API has no NetworkConfig/default that can be used, or no Node/{self.node}"
         if not seen.me.pod_cidrs:
             return f"Node/{self.node} has no podCIDR yet"
-        if not self._facts_known:
-            facts = await self.in_kernel(lambda: self._read_facts(seen.me))
+        if not self._facts_known or self.view is None or self.view.network.proxy.mode != seen.network.proxy.mode:
+            facts = await self.in_kernel(lambda: self._read_facts(seen))
             if isinstance(facts, str):
                 return facts
             self._facts, self._facts_known = facts if facts != self._facts else self._facts, True
@@ -323,6 +323,12 @@ class Agent:
         while True:
             await asyncio.sleep(CANARY)
             if await self.in_kernel(lambda: self.reconciler.canaries(self._units)):
+                self.wake()
+            seen = self.view
+            if seen is None or seen.network.proxy.mode != "iptables":
+                continue
+            if await self.in_kernel(lambda seen=seen: self._read_facts(seen)) != self._facts:  # type: ignore[misc]
+                self._facts_known = False
                 self.wake()
 
     async def _balance(self) -> None:

@@ -41,7 +41,7 @@ from podnet.errors import UserError
 from podnet.kernel.facts import missing, uplink
 from podnet.kernel.monitor import Monitor
 from podnet.kernel.reconciler import Reconciler
-from podnet.network.view import LocalFacts, NodeInfo, NodeView, Problem
+from podnet.network.view import LocalFacts, NodeView, Problem
 from podnet.objects.kinds import DEBUGPORTS, ENDPOINTSLICES, NETWORKCONFIGS, NODES, PODS, SERVICEROUTES, SERVICES
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ async def _main(
             Reconciler(dataplane),
             kernel,
             cluster=lambda: informers.cluster if informers.synced else None,
-            facts=lambda me: _facts(node, me),
+            facts=lambda seen: _facts(seen, dataplane),
             attachments=store.all(),
             applied=lambda seen, reason: _applied(agent, serving, publisher, conflist, seen, reason),
             looking=publisher.withhold,
@@ -196,9 +196,14 @@ def _observe(command: str, code: int, seconds: float) -> None:
     metrics.CNI.labels(command, code).observe(seconds)
 
 
-def _facts(node: str, me: NodeInfo) -> LocalFacts | str:
+def _facts(seen: NodeView, dataplane: CountingDataplane) -> LocalFacts | str:
+    me = seen.me
     found = uplink(me.addresses)
     if found is None:
         wanted = " or ".join(me.addresses) or "an InternalIP"
-        return f"no link of this node carries {wanted}; is Node/{node} another machine?"
-    return LocalFacts(node, found.name, found.mtu, found.prefixes, found.local, missing())
+        return f"no link of this node carries {wanted}; is Node/{me.name} another machine?"
+    try:
+        others = dataplane.iptables.others() if seen.network.proxy.mode == "iptables" else ()
+    except OSError as error:
+        return f"whether another kube-proxy is at work can't be told: {error}"
+    return LocalFacts(me.name, found.name, found.mtu, found.prefixes, found.local, missing(), others)

@@ -3,7 +3,8 @@
 There are two kinds of iptables, which do not see each other's rules: iptables-nft and iptables-legacy. We use the one
 that the machine uses already, and stay with it. What changed is written in one go, whole chains at a time, and either
 all of a table's changes are made or none. Chains that go are emptied together with that and removed after it, when
-nothing leads to them; one that a stranger's rule still leads to stays, and holds up no other.
+nothing leads to them; one that a stranger's rule still leads to stays, and holds up no other. When all of ours goes, it
+is left to that stranger, without our rules and our mark.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from functools import partial
 from shutil import which
 
 from podnet.kernel.netns import inside
-from podnet.kernel.outcome import Tally
+from podnet.kernel.outcome import Outcome, Tally
 from podnet.state.iptables import (
     CANARY,
     FAMILIES,
     JUMPS,
     KUBELET_CANARY,
     OWNER,
+    SERVICES,
     TABLES,
     IptablesChain,
     IptablesJump,
@@ -45,8 +47,10 @@ _HINTS = {("mangle", "KUBE-IPTABLES-HINT"), ("mangle", KUBELET_CANARY)}
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _LOCK = ("-w", "5")
 _LOCKED = 4
+_ABSENT = 1
 _LONGEST = 120.0
 _LINE = re.compile(r"\bline:? (\d+)")
+_LEADS = re.compile(r"(?:^| )-[jg] (\S+)")
 
 
 class Iptables:
@@ -109,6 +113,16 @@ class Iptables:
         wanted = [key for key in desired if key[0] == "IptablesChain" and key[4] == CANARY]
         return all(self._stands(self.variant, family, table, CANARY) for _, _, family, table, _ in wanted)
 
+    def others(self) -> tuple[str, ...]:
+        """The chains in which another kube-proxy's rules stand, of both variants and families. Raises OSError."""
+        return tuple(
+            f"the iptables-{variant} chain {family} nat {SERVICES}"
+            for variant in VARIANTS
+            for family in FAMILIES
+            if self._listed(variant, family, "nat", OWNER) is None
+            and "-A" in (self._listed(variant, family, "nat", SERVICES, "1") or "")
+        )
+
     def _owns(self, variant: str) -> bool:
         return any(self._owner(variant, family) for family in FAMILIES)
 
@@ -116,10 +130,22 @@ class Iptables:
         return self._stands(variant, family, "nat", OWNER)
 
     def _stands(self, variant: str, family: str, table: str, chain: str) -> bool:
+        return self._asked(variant, family, table, chain).returncode == 0
+
+    def _listed(self, variant: str, family: str, table: str, chain: str, *number: str) -> str | None:
+        """A chain, or its rule of that number, in iptables' words; None when there is no such chain. Raises OSError."""
+        done = self._asked(variant, family, table, chain, *number)
+        if done.returncode > _ABSENT:
+            raise OSError(errno.EIO, f"{_COMMANDS[family]}-{variant}: {_words(done.stderr)}")
+        return None if done.returncode else done.stdout
+
+    def _asked(
+        self, variant: str, family: str, table: str, chain: str, *number: str
+    ) -> subprocess.CompletedProcess[str]:
         """Asks about one chain. A table that legacy has not yet must not be named, or it would be made."""
         if not self._installed(variant) or (variant == "legacy" and table not in self._legacy_tables(family)):
-            return False
-        return self._run(f"{_COMMANDS[family]}-{variant}", (*_LOCK, "-t", table, "-S", chain)).returncode == 0
+            return subprocess.CompletedProcess((), _ABSENT, "", "")
+        return self._run(f"{_COMMANDS[family]}-{variant}", (*_LOCK, "-t", table, "-S", chain, *number))
 
     def _legacy_tables(self, family: str) -> list[str]:
         with inside(self._netns):
@@ -197,18 +223,30 @@ class Iptables:
                 yield from iptables.write(table, chains, commands)
 
     def _take_away(self, family: str, steps: Sequence[Step], tally: Tally) -> None:
-        """Our mark goes last, and only when all else did."""
+        """Our mark goes last, and only when all else did, but for what somebody else has taken into use by then."""
+        marks = [step for step in steps if step.resource.key[4] == OWNER]
         attempt = Tally()
-        self._delete(family, [step for step in steps if step.resource.key[4] != OWNER], attempt)
+        self._delete(family, [step for step in steps if step not in marks], attempt)
         outcome = attempt.outcome()
+        if outcome.failed and marks:
+            outcome = self._left(family, outcome)
         tally.take(outcome)
-        for step in steps:
-            if step.resource.key[4] != OWNER:
-                continue
+        for step in marks:
             if outcome.failed:
                 tally.fail(step, Failure(errno.EBUSY, "it marks what could not be deleted"))
             else:
                 self._delete(family, [step], tally)
+
+    def _left(self, family: str, outcome: Outcome) -> Outcome:
+        """With chains that others' rules lead to counted as done: they are empty, and no longer ours."""
+        try:
+            chains = iptables.parse(self._save(self.variant, family))
+        except OSError:
+            return outcome
+        used = {(table, to) for (table, _), rules in chains.items() for rule in rules for to in _LEADS.findall(rule)}
+        left = [error for error in outcome.failed if error.resource.key[3:5] in used]
+        done = (*outcome.done, *(Step("delete", error.resource) for error in left))
+        return Outcome(done, tuple(error for error in outcome.failed if error not in left))
 
     def _delete(self, family: str, steps: Sequence[Step], tally: Tally) -> None:
         """All at once; when that is refused, in halves, until it is known which can't go."""

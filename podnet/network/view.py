@@ -81,7 +81,8 @@ class LocalFacts(Value, frozen=True):
     """What was read of the node itself before anything is decided; frozen and passed in.
 
     `prefixes` are the subnets directly on the uplink; `addresses` all that its links have, but for loopback, link-local
-    ones and podnet's own; `missing` names the kernel features that are absent, and why.
+    ones and podnet's own; `missing` names the kernel features that are absent, and why; `others` where another
+    kube-proxy's rules stand, which is looked for while mode iptables is asked for.
     """
 
     node: str
@@ -90,6 +91,7 @@ class LocalFacts(Value, frozen=True):
     prefixes: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     missing: Mapping[str, str] = {}
+    others: Words = ()
 
 
 class NodeInfo(Value, frozen=True):

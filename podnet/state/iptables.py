@@ -16,6 +16,10 @@ from podnet.state.resource import Key, Resource
 OWNER = "PODNET-PROXY"
 """The mark: a chain in the table `nat`, which is written first; it is deleted last."""
 
+SERVICES = "KUBE-SERVICES"
+"""The chain that leads to all others. Where it has rules in the table `nat` without OWNER beside it, another kube-proxy
+is at work."""
+
 CANARY = "KUBE-PROXY-CANARY"
 """An empty chain that goes when somebody flushes the rules, and so tells of it."""
 

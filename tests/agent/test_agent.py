@@ -62,6 +62,7 @@ class Bench:
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr(module, "POLL", 0.02)
+    monkeypatch.setattr(module, "CANARY", 0.02)
     made = Bench()
     running = asyncio.create_task(made.agent.run())
     yield made
@@ -226,6 +227,29 @@ async def test_facts_are_read_once_and_again_when_they_changed(bench: Bench) -> 
     await bench.settle()
     assert bench.reads == 2
     assert bench.kernel.holds["Link", "", f"{LINK_PREFIX}.1"].mtu == 8950  # type: ignore[attr-defined]
+
+
+async def test_another_kube_proxy_is_looked_for_while_mode_iptables_is_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chains() -> bool:
+        return any(key[0] == "IptablesChain" for key in bench.kernel.holds)
+
+    await bench.settle()
+    bench.facts = msgspec.structs.replace(worlds.facts(1), others=("the chain",))
+    bench.cluster = worlds.cluster([worlds.node(1)], worlds.config(proxy=ProxySpec("iptables")))
+    await bench.settle()
+    assert bench.reads == 2, "what is asked for changed"
+    assert not chains()
+    assert [each.reason for each in bench.agent.problems if "proxy" in each.field] == ["ProxyModeRefused"]
+    bench.facts = worlds.facts(1)
+    await until(chains)
+    assert not [each for each in bench.agent.problems if "proxy" in each.field]
+    bench.cluster = worlds.cluster([worlds.node(1)], worlds.config())
+    await bench.settle()
+    reads = bench.reads
+    await asyncio.sleep(0.1)
+    assert bench.reads == reads, "nobody asks"
 
 
 async def test_facts_that_got_lost_keep_the_last_view(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from podnet.kernel import iptables
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.iptables import Iptables
 from podnet.kernel.outcome import Outcome, Tally
-from podnet.state.iptables import CANARY, OWNER, IptablesChain, jumps
+from podnet.state.iptables import CANARY, OWNER, SERVICES, IptablesChain, jumps
 from podnet.state.plan import Plan, plan
 from podnet.state.resource import NodeState, state
 
@@ -57,7 +57,7 @@ class Programs(Iptables):
             if self.refused and self.refused in given:
                 code, error = self.answer
         elif not command.endswith("-save"):
-            code = 0 if " ".join(words[-2:]) in out else 1
+            code = 0 if " ".join(words[words.index("-S") :]) in out else 1
         return subprocess.CompletedProcess((command, *words), code, out, error)
 
 
@@ -200,6 +200,37 @@ def test_one_that_can_not_go_holds_up_only_the_mark() -> None:
     outcome = apply(edge, plan({}, WHOLE))
     assert errors(outcome) == [(SEP.name, "Device or resource busy"), (OWNER, "it marks what could not be deleted")]
     assert len(outcome.done) == len(WHOLE) - 2
+
+
+def test_what_somebody_else_leads_to_is_left_when_all_of_ours_goes() -> None:
+    edge = Programs({"iptables-nft-save": f"*nat\n-A OUTPUT -d 8.8.8.8/32 -j {SEP.name}\nCOMMIT\n"})
+    edge.refused, edge.answer = f"-X {SEP.name}", (1, "iptables-restore: line 3 failed")
+    assert apply(edge, plan({}, WHOLE)).failed == ()
+    assert f"-X {OWNER}" in edge.inputs[-1]
+    part = apply(edge, plan({MARK.key: MARK}, WHOLE))
+    assert [name for name, _ in errors(part)] == [SEP.name], "ours stay, so it is still ours"
+
+
+@pytest.mark.parametrize(
+    "holds, found",
+    [
+        ({}, ()),
+        ({"iptables-nft": f"-S {SERVICES}\n-S {SERVICES} 1\n-A"}, ("the iptables-nft chain ip nat KUBE-SERVICES",)),
+        ({"ip6tables-legacy": f"-S {SERVICES} 1\n-A"}, ("the iptables-legacy chain ip6 nat KUBE-SERVICES",)),
+        ({"iptables-nft": f"-S {SERVICES} 1\n"}, ()),
+        ({"iptables-nft": f"-S {OWNER}\n-S {SERVICES} 1\n-A"}, ()),
+    ],
+    ids=["nothing", "nft", "legacy", "without rules", "ours"],
+)
+def test_another_kube_proxy(holds: dict[str, str], found: tuple[str, ...]) -> None:
+    assert Programs(holds).others() == found
+
+
+def test_what_can_not_be_asked_is_not_taken_for_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Programs()
+    monkeypatch.setattr(edge, "_run", lambda *words: subprocess.CompletedProcess(words, 4, "", "xtables lock is held"))
+    with pytest.raises(OSError, match="iptables-nft: xtables lock is held"):
+        edge.others()
 
 
 def test_nothing_is_taken_away_when_making_fails() -> None:

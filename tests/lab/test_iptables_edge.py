@@ -268,11 +268,27 @@ def test_a_jump_into_nowhere_is_refused_whole(node: Node) -> None:
 def test_a_chain_that_a_strangers_rule_leads_to_holds_up_no_other(node: Node) -> None:
     node.settle(meant())
     node.run("iptables -t nat -A OUTPUT -d 8.8.8.8 -j KUBE-SEP-SXIVWICOYRO3J4NJ")
-    outcome = node.apply(node.plan({}))
-    assert {error.resource.key[4] for error in outcome.failed} == {"KUBE-SEP-SXIVWICOYRO3J4NJ", OWNER}
-    assert node.chains()["nat", "KUBE-SEP-SXIVWICOYRO3J4NJ"] == []
-    node.run("iptables -t nat -F OUTPUT")
+    outcome = node.apply(node.plan(meant(SERVICES[1:])))
+    assert {error.resource.key[4] for error in outcome.failed} == {"KUBE-SEP-SXIVWICOYRO3J4NJ"}
     node.settle({})
+    ours = {name for table, name in node.chains() if name.startswith(("KUBE-", "PODNET-"))}
+    assert ours == {"KUBE-SEP-SXIVWICOYRO3J4NJ"}, "it is left to whoever uses it"
+    assert node.chains()["nat", "KUBE-SEP-SXIVWICOYRO3J4NJ"] == []
+
+
+@pytest.mark.parametrize("family", ["iptables", "ip6tables"])
+def test_another_kube_proxy_is_seen(node: Node, family: str) -> None:
+    assert node.edge.others() == ()
+    node.run(f"{family} -t nat -N KUBE-SERVICES")
+    node.run(f"{family} -t nat -A OUTPUT -j KUBE-SERVICES")
+    assert node.edge.others() == (), "it serves nothing"
+    node.run(f"{family} -t nat -A KUBE-SERVICES -p tcp --dport 80 -j RETURN")
+    chain = f"the iptables-{node.variant} chain {'ip' if family == 'iptables' else 'ip6'} nat KUBE-SERVICES"
+    assert node.edge.others() == (chain,)
+    node.settle(meant())
+    assert node.edge.others() == (), "these are ours now"
+    node.settle({})
+    assert set(node.chains()) - {("nat", "KUBE-SERVICES")} == {key for key in node.chains() if "KUBE" not in key[1]}
 
 
 def test_which_kind_the_machine_uses(node: Node, tmp_path: Path) -> None:

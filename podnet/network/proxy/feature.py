@@ -191,10 +191,15 @@ def mode_name(view: NodeView) -> str:
 
 def refusal(view: NodeView) -> Problem | None:
     """Why this node does not do what `spec.proxy.mode` asks for; Services stay reachable by mode nftables."""
-    if view.network.proxy.mode != "ipvs" or MODULE not in view.facts.missing:
+    mode, facts = view.network.proxy.mode, view.facts
+    if mode == "ipvs" and MODULE in facts.missing:
+        why, what = f"kernel module {MODULE}: {facts.missing[MODULE]}", ""
+    elif mode == "iptables" and facts.others:
+        why = f"another kube-proxy's rules stand in {' and '.join(facts.others)}"
+        what = ": stop it there and run kube-proxy --cleanup"
+    else:
         return None
-    why = view.facts.missing[MODULE]
-    message = f"spec.proxy.mode ipvs is refused: kernel module {MODULE}: {why}; this node uses mode nftables instead"
+    message = f"spec.proxy.mode {mode} is refused: {why}; this node uses mode nftables instead{what}"
     return Problem(f"NetworkConfig/{NETWORK_NAME}", "ProxyModeRefused", message, "spec.proxy.mode")
 
 

@@ -128,6 +128,8 @@ def test_another_proxy(chains: tuple[Chain, ...], what: str) -> None:
     survey = change(HEALTHY, chains=chains)
     one(survey, "other proxies", "warning", "another proxy is at work", what, "podnet does not fight it", "--cleanup")
     assert found(change(survey, agent=change(AGENT, proxy="none")), "other proxies") == []
+    refused = "" if what.startswith("the nft table") else "mode iptables is refused on this node"
+    one(change(survey, agent=change(AGENT, proxy="iptables")), "other proxies", "warning", what, refused, "--cleanup")
 
 
 def test_kube_proxys_chains_that_are_ours_or_empty() -> None:

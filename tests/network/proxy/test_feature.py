@@ -27,3 +27,14 @@ def test_ipvs_is_refused_with_the_name_of_what_is_missing() -> None:
     assert (problem.object, problem.field) == ("NetworkConfig/default", "spec.proxy.mode")
     assert "kernel module ip_vs: this kernel has none" in problem.message
     assert mode_of(view) is MODES["nftables"]
+
+
+def test_iptables_is_refused_where_another_kube_proxy_is() -> None:
+    chain = "the iptables-nft chain ip nat KUBE-SERVICES"
+    view = seen(cluster([node(1)], config(proxy=ProxySpec(mode="iptables"))), 1)
+    view = msgspec.structs.replace(view, facts=msgspec.structs.replace(view.facts, others=(chain,)))
+    problem = refusal(view)
+    assert problem
+    assert f"spec.proxy.mode iptables is refused: another kube-proxy's rules stand in {chain}" in problem.message
+    assert "kube-proxy --cleanup" in problem.message
+    assert mode_of(view) is MODES["nftables"]
