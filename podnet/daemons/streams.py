@@ -25,13 +25,19 @@ class Streams:
 
     def __init__(self, dial: Dial, nonce: bytes, clock: Callable[[], float]) -> None:
         self.broken: list[Failure] = []
-        self.longest = 0.0
-        """Seconds of the slowest echo."""
+        self._longest = 0.0
+        self._asked: dict[tuple[str, str, str], float] = {}
         self._dial = dial
         self._message = HEADER.pack(nonce, 0)
         self._clock = clock
         self._tasks: dict[tuple[str, str, str], asyncio.Task[None]] = {}
         self._suspects: list[tuple[float, Pair, str]] = []
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the slowest echo, or of one that is still to come: a silence that outlasts the watch counts."""
+        waiting = (self._clock() - began for key, began in self._asked.items() if key in self._tasks)
+        return max(self._longest, *waiting, 0.0)
 
     @property
     def count(self) -> int:
@@ -71,22 +77,25 @@ class Streams:
         try:
             client, address = await self._dial(pair)
             with client:
-                await self._exchange(client, address)
+                await self._exchange(pair, client, address)
         except OSError as error:
             why = f"a TCP connection was cut: {errno_name(error)}"
             self._suspects.append((self._clock(), pair, why))
+        finally:
+            self._asked.pop(pair.key, None)
 
-    async def _exchange(self, client: socket.socket, address: Address) -> None:
+    async def _exchange(self, pair: Pair, client: socket.socket, address: Address) -> None:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(SILENCE):
             await loop.sock_connect(client, address)
         while True:
-            began = self._clock()
+            began = self._asked[pair.key] = self._clock()
             await loop.sock_sendall(client, self._message)
             async with asyncio.timeout(SILENCE):
                 if not await loop.sock_recv(client, len(self._message)):
                     raise ConnectionResetError(104, "closed")
-            self.longest = max(self.longest, self._clock() - began)
+            del self._asked[pair.key]
+            self._longest = max(self._longest, self._clock() - began)
             await asyncio.sleep(EVERY)
 
 

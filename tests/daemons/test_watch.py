@@ -193,6 +193,33 @@ async def test_a_cut_stream_of_a_pod_that_is_gone_does_not_count() -> None:
     await found.close()
 
 
+async def test_a_stream_that_still_waits_is_as_slow_as_it_has_waited() -> None:
+    """A watch that ends before SILENCE must not call that a quick echo."""
+    import socket
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.2", 0)
+
+    async def dial(pair: Pair) -> tuple[socket.socket, tuple[str, int]]:
+        made = socket.socket()
+        made.setblocking(False)
+        return made, server.sockets[0].getsockname()
+
+    clock = Clock()
+    found = Streams(dial, b"12345678", clock)
+    found.expect([PAIR], 0.0)
+    await asyncio.sleep(0.05)
+    clock.now = 6.0
+    assert found.longest == 6.0
+    found.expect([], 6.0)
+    assert found.longest == 0.0, "its pod is gone"
+    await found.close()
+    server.close()
+
+
 async def test_streams_are_spread_over_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "AT_MOST", 4)
     nodes = [msgspec.structs.replace(NODE, key=f"n{i}") for i in range(10)]
