@@ -16,14 +16,18 @@ Network = IPv4Network | IPv6Network
 def overlaps(survey: Survey) -> Iterator[Finding]:
     """The pods' ranges against the nodes' own subnets, the Services' ranges, and routes of others."""
     pods = [ip_network(cidr) for cidr in survey.cluster.pod_cidrs or survey.agent.pod_cidrs]
-    for what, network in _around(survey):
+    around = list(_around(survey))
+    for what, network in around:
         for pod in pods:
             if _overlap(pod, network):
                 why = "an address then means a pod and something else; one of the two can't be reached"
                 fix = "choose spec.podCIDRs of the NetworkConfig apart from it, before there are pods"
                 yield error(f"the pods' range {pod} overlaps {what} {network}", why, fix)
+    subnets = {network for _, network in around}
     for route in survey.routes:
         network = ip_network(route.dst, strict=False)
+        if network in subnets:  # said above; without its route the node would be cut off
+            continue
         inside = [pod for pod in pods if not route.ours and _within(network, pod)]
         if inside and not route.dev.startswith(LINK_PREFIX):
             why = "it is more precise than ours, so packets to pods there leave through it"

@@ -244,6 +244,13 @@ def test_a_route_of_somebody_else_inside_the_pods_range() -> None:
     one(survey, "address ranges", "error", "the route 10.244.3.0/24 dev tun0", "ip route del 10.244.3.0/24 dev tun0")
 
 
+def test_a_node_s_own_subnet_is_not_to_be_deleted() -> None:
+    """The overlap is the finding; the route of the subnet belongs to it, and the node needs it."""
+    routes = (*HEALTHY.routes, Route("10.0.0.0/24", "eth0"))
+    survey = change(HEALTHY, cluster=change(HEALTHY.cluster, pod_cidrs=("10.0.0.0/16",)), routes=routes)
+    assert "spec.podCIDRs" in one(survey, "address ranges", "error", "the subnet on eth0 10.0.0.0/24").fix
+
+
 def test_a_name_server_inside_the_pods_range() -> None:
     survey = change(HEALTHY, resolvers=("10.244.0.10",))
     one(survey, "name servers", "warning", "10.244.0.10 lies in the pods' range 10.244.0.0/16")
