@@ -164,9 +164,12 @@ def test_local_falls_back_while_nothing_is_here(there: World, v6: bool) -> None:
     for host, port in places:
         assert heard(there, "outside-1", host, port) == "b from node1", "the price: whom it sees"
     there.endpoints(name, Endpoint("a", ready=False, terminating=True), "b")
+    for host, port in places:
+        assert heard(there, "outside-1", host, port) == "b from node1", "who leaves may be gone before it is known"
+    there.endpoints(name, "a", "b")
     for host, port in places:  # that it is masqueraded no longer is the second transaction of the change
         serving = partial(heard, there, "outside-1", host, port)
-        until(lambda serving=serving: serving() == "a from outside", "who serves while it ends goes before", 1.0)  # type: ignore[misc]
+        until(lambda serving=serving: serving() == "a from outside", "one is ready here again", 1.0)  # type: ignore[misc]
         assert serving() == "a from outside"
 
 

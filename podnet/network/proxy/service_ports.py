@@ -34,7 +34,8 @@ ALGORITHM_ANNOTATION = "podnet.dev/algorithm"
 
 FALLBACK_ANNOTATION = "podnet.dev/local-fallback"
 """On a Service with externalTrafficPolicy Local: "true" leads clients outside to other nodes' endpoints, as under
-policy Cluster and so with the node's own address, while this node has none. Without it they are dropped."""
+policy Cluster and so with the node's own address, while none of this node is ready. Without it the last one here that
+terminates goes on getting new clients, as long as it says that it serves, and then they are dropped."""
 
 RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
 AFFINITY_SECONDS = 10800
@@ -118,7 +119,8 @@ def _service_port(
     cluster, local = split.default(found, everywhere), split.default(found, here)
     outside = spec.type != "ClusterIP" or bool(spec.external_ips)
     local_wanted = spec.external_traffic_policy == "Local" and outside
-    external_local = local_wanted and not (_falls_back(service) and not here(found))
+    fallen_back = _falls_back(service) and not any(each.ready and each.node == place.node for each in found)
+    external_local = local_wanted and not fallen_back
     internal_local = spec.internal_traffic_policy == "Local"
     external_ips, balancer_ips = _outer(service, v6)
     return ServicePort(

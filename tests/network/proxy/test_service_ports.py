@@ -308,7 +308,9 @@ def test_local_without_a_hole() -> None:
     assert (kept.external, kept.external_local) == (TWO[:1], True), "while something is here nothing is otherwise"
     leaving = backend("10.244.1.2", "n1", ready=False, serving=True, terminating=True)
     last = one(balancer("198.51.100.1", **FALLBACK), endpoint_slice("web", leaving, REMOTE))
-    assert (last.external, last.external_local) == (TWO[:1], True), "the last one serves to its end"
+    assert (last.external, last.external_local) == (TWO[1:], False), "who leaves may be gone before it is known"
+    alone = one(balancer("198.51.100.1", **FALLBACK), endpoint_slice("web", leaving))
+    assert alone.external == TWO[:1], "if nobody is ready anywhere, who still serves"
     dead = backend("10.244.1.2", "n1", ready=False, serving=False, terminating=True)
     gone = one(balancer("198.51.100.1", **FALLBACK), endpoint_slice("web", dead, REMOTE))
     assert (gone.external, gone.external_local) == (TWO[1:], False)
