@@ -8,10 +8,11 @@ sets it anew. With affinity the mark holds the Service's number for a moment.
 Affinity: `sticky-<side>-<seconds>` looks for the client's id in `affinity-<seconds>`. An id that leads nowhere any more
 is forgotten and another one picked, so an endpoint that goes releases its clients by itself.
 
-Retries, all in the kernel: a refusal (RST and ACK with sequence 0) from an endpoint of such a Service is dropped on its
-way back, and an unanswered attempt is forgotten after a second, so the client's own repetition of its SYN is picked for
-anew. `attempts` knows which endpoint it was the time before: that one is ejected for a while, and whoever picks it
-picks again, three times at most, so that even with all of them ejected somebody is asked.
+Retries, all in the kernel: a refusal (RST and ACK with sequence 0) is dropped on its way back when its connection bears
+our label, and an unanswered attempt is forgotten after a second, so the client's own repetition of its SYN is picked
+for anew. `attempts` knows which endpoint it was the time before: that one is ejected for a while, and whoever picks it
+picks again, REDRAWS times at most, so that even with all of them ejected somebody is asked. `tries` counts: the last
+attempt has no label, so a client whom everybody refuses hears that.
 """
 
 from __future__ import annotations
@@ -36,6 +37,15 @@ SEED = 0x706F646E
 
 EJECTED_SECONDS = 10
 """How long an endpoint that did not answer is passed over."""
+
+ATTEMPTS = 3
+"""How often a connection is tried; the last refusal reaches the client, after two of its repetitions."""
+
+REDRAWS = 7
+"""How often one picks again who picked an ejected endpoint: with half of them ejected one in 256 still gets one."""
+
+LABEL = 111
+"""The bit of a connection's label that says: its refusal is not for the client."""
 
 _TRANSPORT = "meta l4proto { 6, 17, 132 }"  # nft demands a protocol before it translates ports
 _TYPES = {False: "ipv4_addr", True: "ipv6_addr"}
@@ -86,13 +96,13 @@ def _sets(settings: Settings, ip: str, key: str) -> Iterator[str]:
         yield f"  set {name} {{ typeof {key}; }}\n"
     yield f"  set allowed {{ typeof {key} . {ip} saddr; flags interval; }}\n"
     yield f"  set hairpins {{ typeof {ip} saddr . {ip} daddr; }}\n"
-    yield f"  set retried {{ typeof {ip} saddr . th sport; }}\n"
     for seconds in settings.timeouts:
         yield f"  map affinity-{seconds} {{ typeof {_client(ip, 'meta mark')[1]} : meta priority; "
         yield f"flags dynamic,timeout; timeout {seconds}s; size 1048576; }}\n"
     if settings.retries:
-        yield f"  map attempts {{ typeof {_client(ip, 'th sport')[1]} : meta priority; "
-        yield "flags dynamic,timeout; timeout 4s; size 1048576; }\n"
+        client, some = _client(ip, _connection(ip))[1], "flags dynamic,timeout; timeout 4s; size 1048576;"
+        yield f"  map attempts {{ typeof {client} : meta priority; {some} }}\n"
+        yield f"  set tries {{ typeof {client}; {some} }}\n"
         yield f"  set ejected {{ typeof meta priority; flags dynamic,timeout; timeout {EJECTED_SECONDS}s; "
         yield "size 65536; }\n"
         yield f"  ct timeout retry {{ protocol tcp; l3proto {ip}; policy = {{ syn_sent : 1 }}; }}\n"
@@ -165,20 +175,27 @@ def _sticky(ip: str, key: str, seconds: int, side: str, pick: tuple[str, ...]) -
 
 
 def _retrying(ip: str, side: str, pick: tuple[str, ...]) -> Iterator[str]:
-    """Whoever comes again from the same port within seconds got no answer: that endpoint is passed over."""
-    hashed, client = _client(ip, "th sport")
+    """A connection that is asked for again within seconds got no answer: that endpoint is passed over."""
+    hashed, client = _client(ip, _connection(ip))
+    there = "goto known" if hashed else "goto target"
     yield from _chain(f"again-{side}", *pick)
     yield from _chain(
         f"retry-{side}",
         *((hashed.strip(),) if hashed else ()),
         f"meta priority set {client} map @attempts update @ejected {{ meta priority }}",
         *pick,
-        *(f"meta priority @ejected jump again-{side}" for _ in range(3)),
+        *(f"meta priority @ejected jump again-{side}" for _ in range(REDRAWS)),
         f"delete @attempts {{ {client} : meta priority }}",
         f"update @attempts {{ {client} : meta priority }}",
         'ct timeout set "retry"',
-        "goto known" if hashed else "goto target",
+        f"update @tries {{ {client} limit rate over 1/hour burst {ATTEMPTS - 1} packets }} {there}",
+        f"ct label set {LABEL}",
+        there,
     )
+
+
+def _connection(ip: str) -> str:
+    return f"th sport . th dport . {ip} daddr"
 
 
 def _client(ip: str, what: str) -> tuple[str, str]:
@@ -210,10 +227,9 @@ def _hooks(settings: Settings, ip: str) -> Iterator[str]:
         yield from _hook("guard", "filter hook input priority filter", guard)
     if settings.retries:
         # Seen by connection tracking before, so the repeated SYN opens a new flow (tcp_new state after CLOSE).
-        refusal = f"tcp flags & (rst | ack) == rst | ack tcp sequence 0 {ip} saddr . th sport @retried"
-        for hook in ("forward", "input"):
-            rule = f"ct direction reply ct status dnat {refusal} drop"
-            yield from _hook(f"refusals-{hook}", f"filter hook {hook} priority filter", rule)
+        refusal = f"ct direction reply ct label {LABEL} tcp flags & (rst | ack) == rst | ack tcp sequence 0"
+        for hook in ("postrouting", "input"):  # also when an endpoint is a process of this node, and so may the client
+            yield from _hook(f"refusals-{hook}", f"filter hook {hook} priority filter", f"{refusal} drop")
 
 
 def _hook(name: str, where: str, *rules: str) -> Iterator[str]:

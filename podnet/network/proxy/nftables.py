@@ -158,8 +158,6 @@ def _ids(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endpo
         yield Element(ip, TABLE, "ids", f"{place} . {slot}", known[endpoint])
     for endpoint in endpoints:
         yield Element(ip, TABLE, "targets", f"{key} . {known[endpoint]}", _target(endpoint))
-        if retries(port):
-            yield _member(ip, "retried", _target(endpoint))
 
 
 def picked_by_id(port: ServicePort) -> ServicePort:

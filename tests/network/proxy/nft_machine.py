@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from itertools import count
+from itertools import chain, count
 from typing import NamedTuple
 from zlib import crc32
 
@@ -37,11 +37,13 @@ class Packet(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What became of it: "to" an endpoint, "refused", "dropped" or "through" untouched."""
+    """What became of it: "to" an endpoint, "refused", "dropped" or "through" untouched; `retried`: it bears the label,
+    so a refusal will not reach the client."""
 
     what: str
     target: str = ""
     masqueraded: bool = False
+    retried: bool = False
 
 
 class Fails(Exception):
@@ -79,7 +81,7 @@ class Machine:
         """How many of the slots lead where. For what has no affinity."""
         result: Counter[Seen] = Counter()
         for slot in count():
-            for name in ("attempts", "ejected"):
+            for name in ("attempts", "tries", "ejected"):
                 self.held.get(name, {}).clear()
             walk = Walk(self, packet, lambda _, slot=slot: slot)  # type: ignore[misc]
             result[walk.run()] += 1
@@ -97,7 +99,7 @@ class Walk:
 
     def __init__(self, machine: Machine, packet: Packet, pick: Callable[[int], int]) -> None:
         self.machine, self.packet, self.pick = machine, packet, pick
-        self.target, self.sizes, self.masqueraded = "", 1, False
+        self.target, self.sizes, self.masqueraded, self.labelled = "", 1, False, False
         self.scratch = {"mark": "0x00000000", "priority": ""}
 
     def run(self) -> Seen:
@@ -111,7 +113,7 @@ class Walk:
             self.chain("postrouting")
         except Ends:
             self.masqueraded = True
-        return Seen("to" if self.target else "through", self.target, self.masqueraded)
+        return Seen("to" if self.target else "through", self.target, self.masqueraded, self.labelled)
 
     def chain(self, name: str) -> None:
         """Raises Ends at a verdict; returns at the chain's end."""
@@ -148,8 +150,9 @@ class Walk:
             self.remember(word, words)
             return False
         first = [word, next(words)] if word in ("meta", "ct") else [word]
-        if first == ["ct", "timeout"]:
+        if first in (["ct", "timeout"], ["ct", "label"]):
             assert [next(words), next(words)][0] == "set"
+            self.labelled |= first[1] == "label"
             return False
         return self.register(first[1], words) if first[-1] in self.scratch else self.match(first, words)
 
@@ -161,7 +164,7 @@ class Walk:
             if self.bits(name) & int(bit, 16) != int(wanted, 16):
                 raise Fails
         elif operator != "set":
-            return self.match(["meta", name], iter([operator, *words]))
+            return self.match(["meta", name], chain([operator], words))
         else:
             self.scratch[name] = self.given(name, words)
         return False
@@ -220,12 +223,24 @@ class Walk:
         held = self.machine.held[next(words)[1:]]
         assert next(words) == "{"
         key, after = self.concatenation([], words)
+        if after == "limit":
+            self.count(held, key, words)
+            return
         value = self.operand(iter([]), words) if after == ":" else ""
         assert after == "}" or next(words) == "}"
         if verb == "delete":
             held.pop(key, None)
         else:
             held[key] = value
+
+    def count(self, held: dict[str, str], key: str, words: Iterator[str]) -> None:
+        """`limit rate over 1/hour burst N packets }`: Fails up to the Nth time."""
+        assert [next(words), next(words), next(words), next(words)] == ["rate", "over", "1/hour", "burst"]
+        held[key] = str(int(held.get(key, 0)) + 1)
+        most = int(next(words))
+        assert [next(words), next(words)] == ["packets", "}"]
+        if int(held[key]) <= most:
+            raise Fails
 
     def concatenation(self, first: list[str], words: Iterator[str]) -> tuple[str, str]:
         """(its text, the word after it)."""

@@ -57,7 +57,7 @@ def said(where: Meeting, slots: int) -> Counter[Seen]:
     found: Counter[Seen] = Counter()
     for share in where.shares:
         target = f"{share.endpoint.address} . {share.endpoint.port}"
-        found[Seen("to", target, share.hidden)] += round(share.percent * slots / 100)
+        found[Seen("to", target, share.hidden, where.retry)] += round(share.percent * slots / 100)
     return found
 
 

@@ -197,7 +197,7 @@ def test_elements_are_about_the_own_frontends_so_services_do_not_meet(port: Serv
     for each in found:
         assert isinstance(each, Element)
         assert (each.family, each.table) == ("ip6" if port.v6 else "ip", TABLE)
-        if each.set not in ("cluster-ips", "retried"):
+        if each.set != "cluster-ips":
             assert any(each.element == key or each.element.startswith(f"{key} . ") for key in keys)
 
 
@@ -215,7 +215,6 @@ SPELT = {
     "targets": (rf"{FRONTEND} \. {ID}", rf"{ADDRESS} \. \d+"),
     "numbers": (FRONTEND, r"0x[0-9a-f]{8}"),
     "segments outer-segments": (rf"{FRONTEND} \. {ADDRESS}(?:/\d+)?", ID),
-    "retried": (rf"{ADDRESS} \. \d+", ""),
     "masqueraded guarded": (FRONTEND, ""),
     "allowed": (rf"{FRONTEND} \. {ADDRESS}(?:/\d+)?", ""),
     "hairpins": (rf"{ADDRESS} \. {ADDRESS}", ""),
