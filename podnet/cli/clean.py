@@ -86,7 +86,7 @@ def _clean(node: Node, files: list[str], dry_run: bool) -> tuple[list[str], list
     made = not os.path.isdir(node.state_dir)
     os.makedirs(node.state_dir, mode=0o700, exist_ok=True)
     try:
-        dataplane = KernelDataplane(node.state_dir, node.netns)
+        dataplane = KernelDataplane(node.state_dir, node.netns, patient=False)
     except NoNamespace:
         raise UserError(f"the namespace {node.netns} does not exist: podnet lab down removes what is left") from None
     try:

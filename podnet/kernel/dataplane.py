@@ -66,13 +66,14 @@ class Dataplane(Protocol):
 class KernelDataplane:
     """The kernel of this machine, in the namespace at `netns` ("": that of the thread which makes this)."""
 
-    def __init__(self, state_dir: str, netns: str = "") -> None:
-        """`state_dir` exists and outlives the process. Raises NoNamespace, OSError when libnftables is missing."""
+    def __init__(self, state_dir: str, netns: str = "", patient: bool = True) -> None:
+        """`state_dir` exists and outlives the process; `patient`: whether connections are waited for (ipvs.py). Raises
+        NoNamespace, OSError when libnftables is missing."""
         self.netns = netns
         self.netlink = Netlink(ROUTE, netns)
         self.nft = Nft(state_dir, netns)
         self.iptables = Iptables(netns)
-        self.ipvs = Ipvs(netns)
+        self.ipvs = Ipvs(netns, patient)
         self.sysctls = Sysctls(state_dir)
         self.reaper = Reaper(netns, self.sysctls)
         self.own = Own(self.netlink.port, self.nft.library.port)

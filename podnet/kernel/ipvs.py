@@ -38,8 +38,10 @@ Found = dict[ServiceMessage, list[ServerMessage]]
 class Ipvs:
     """IPVS of the namespace at `netns` ("": the thread's own)."""
 
-    def __init__(self, netns: str) -> None:
+    def __init__(self, netns: str, patient: bool = True) -> None:
+        """`patient`: whether connections are waited for; if not, all is as if there were none."""
         self._netns = netns
+        self._patient = patient
         self._family = 0
 
     def read(self, kinds: frozenset[str], desired: NodeState) -> Iterator[Resource]:
@@ -96,7 +98,7 @@ class Ipvs:
             for place, step in enumerate(steps):
                 service = _identity(step.resource)
                 if service not in known:
-                    known[service] = _servers(netlink, family, service)
+                    known[service] = self._servers(netlink, family, service)
                 request = _end(family, service, known[service], step.resource)
                 asked += [(place, request)] if request else []
             refused = netlink.write([request for _, request in asked]) if asked else {}
@@ -110,10 +112,16 @@ class Ipvs:
             family = self._number(netlink)
             services = [ipvs.decode_service(body) for body in netlink.dump(ipvs.dump_services(family))]
             return {
-                service: _servers(netlink, family, service)
+                service: self._servers(netlink, family, service)
                 for service in services
                 if service is not None and service.protocol in _NAMES and meant(service)
             }
+
+    def _servers(self, netlink: Netlink, family: int, service: ServiceMessage) -> list[ServerMessage]:
+        """What is behind a virtual server; nothing when there is none."""
+        bodies = netlink.dump(ipvs.dump_servers(family, service))
+        found = [ipvs.decode_server(body, ":" in service.address) for body in bodies]
+        return found if self._patient else [each._replace(active=0, inactive=0) for each in found]
 
     def _open(self) -> Netlink:
         return Netlink(GENERIC, self._netns)
@@ -142,12 +150,6 @@ def _identity(resource: Resource) -> ServiceMessage:
     """Which virtual server something is, or is behind."""
     assert isinstance(resource, VirtualServer | RealServer)
     return ServiceMessage(PROTOCOLS[resource.protocol], resource.address, resource.port)
-
-
-def _servers(netlink: Netlink, family: int, service: ServiceMessage) -> list[ServerMessage]:
-    """What is behind a virtual server; nothing when there is none."""
-    bodies = netlink.dump(ipvs.dump_servers(family, service))
-    return [ipvs.decode_server(body, ":" in service.address) for body in bodies]
 
 
 def _busy(service: ServiceMessage, server: ServerMessage) -> bool:

@@ -33,7 +33,8 @@ class FakeDataplane:
     made: list[FakeDataplane]
     stuck: frozenset[str] = frozenset()
 
-    def __init__(self, state_dir: str, netns: str) -> None:
+    def __init__(self, state_dir: str, netns: str, patient: bool) -> None:
+        assert not patient
         assert Path(state_dir).is_dir()
         self.where = (state_dir, netns)
         self.applied: list[Plan] = []

@@ -200,6 +200,17 @@ def test_a_virtual_server_and_its_address_wait_for_connections(edge: Ipvs, kerne
     assert kernel.holds == {}
 
 
+def test_who_cleans_up_waits_for_nobody(edge: Ipvs, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(edge, WEB, A)
+    kernel.connect(A)
+    make(edge)
+    hasty = Ipvs("", patient=False)
+    monkeypatch.setattr(hasty, "_open", lambda: kernel)
+    assert unkept(state(iter((VIP,))), {}, hasty) == {VIP.key: VIP}
+    make(hasty)
+    assert kernel.holds == {}
+
+
 def test_without_the_module_there_is_nothing_and_nothing_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("podnet.kernel.ipvs._PROBE", "/nowhere")
     assert held(Ipvs("")) == {}
