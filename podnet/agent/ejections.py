@@ -1,7 +1,8 @@
 """Endpoints that the kernel passes over because they did not answer: told once each time it begins to.
 
-The kernel does it all by itself (network/proxy/nft_chains.py); here it is only looked at once a second, and only while
-some Service asks for retries, so that it shows in Events, metrics and `podnet status`.
+The kernel does it all by itself (network/proxy/nft_chains.py), but it does not count them. So here it is looked at once
+a second, while some Service asks for retries: no more than half of a Service's endpoints stay ejected, the others are
+let back at once; and those that stay show in Events, metrics and `podnet status`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from podnet.agent import metrics
 from podnet.agent.agent import Agent
 from podnet.network.memo import Memo, recall
 from podnet.network.proxy.feature import families
-from podnet.network.proxy.live import Ejected, ejected, ejections, retried
+from podnet.network.proxy.live import Ejected, Place, ejected, ejections, excess, retried
 from podnet.network.view import NodeView, Problem
 from podnet.objects.cluster import Key
 
@@ -61,7 +62,7 @@ class Ejections:
         try:
             found = await self._ejected(seen) if seen is not None and seen.retries else frozenset()
         except OSError as error:
-            log.warning("the kernel does not say which endpoints are ejected: %s", error)
+            log.warning("the kernel does not say which endpoints are ejected, or keeps too many: %s", error)
             return
         if found != self.now:
             self._note(found)
@@ -69,8 +70,15 @@ class Ejections:
     async def _ejected(self, seen: NodeView) -> Ejected:
         services = recall(self._memo, "retried", (seen.services,), lambda: retried(seen.services))
         plane, places = self._agent.reconciler.dataplane, [ejections(v6) for v6 in families(seen)]
-        sets = await self._agent.in_kernel(lambda: {place: plane.remembered(*place) for place in places})
-        return ejected(services, sets)
+
+        def capped() -> dict[Place, frozenset[str]]:
+            sets = {place: frozenset(plane.remembered(*place)) for place in places}
+            beyond = excess(services, sets, self.now)
+            for place, elements in beyond.items():
+                plane.forget(*place, sorted(elements))
+            return {place: elements - beyond.get(place, frozenset()) for place, elements in sets.items()}
+
+        return ejected(services, await self._agent.in_kernel(capped))
 
     def _note(self, found: Ejected) -> None:
         before, self.now = self.now, found

@@ -56,6 +56,9 @@ class Dataplane(Protocol):
     def remembered(self, family: str, table: str, name: str) -> tuple[str, ...]:
         """What the kernel itself has put into one of our sets, `name` with its sort ("set ejected"). Raises OSError."""
 
+    def forget(self, family: str, table: str, name: str, elements: Iterable[str]) -> None:
+        """Take some of these out again. Raises OSError."""
+
     def translated(self) -> Mapping[Translated, int]:
         """How many flows were led elsewhere (kernel/conntrack.py); for any thread. Raises OSError."""
 
@@ -153,6 +156,13 @@ class KernelDataplane:
         """See Dataplane."""
         try:
             return self.nft.remembered(family, table, name)
+        except NftError as error:
+            raise OSError(error.failure.errno, error.failure.text) from None
+
+    def forget(self, family: str, table: str, name: str, elements: Iterable[str]) -> None:
+        """See Dataplane."""
+        try:
+            self.nft.forget(family, table, name, elements)
         except NftError as error:
             raise OSError(error.failure.errno, error.failure.text) from None
 

@@ -118,6 +118,11 @@ class FakeDataplane:
         """See Dataplane."""
         return self.memory.get((family, table, name), ())
 
+    def forget(self, family: str, table: str, name: str, elements: Iterable[str]) -> None:
+        """See Dataplane."""
+        gone, place = set(elements), (family, table, name)
+        self.memory[place] = tuple(each for each in self.remembered(*place) if each not in gone)
+
     def translated(self) -> Mapping[Translated, int]:
         """See Dataplane."""
         return self.flows

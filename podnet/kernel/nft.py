@@ -152,6 +152,15 @@ class Nft:
                 return ()
             raise
 
+    def forget(self, family: str, table: str, name: str, elements: Iterable[str]) -> None:
+        """Take elements out of such a set; those that have gone by themselves do not matter. Raises NftError."""
+        which = f"element {family} {table} {name.partition(' ')[2]} {{ {', '.join(elements)} }}"
+        try:
+            self.library.run(f"add {which}\ndelete {which}")
+        except NftError as error:
+            if error.failure.errno != errno.ENOENT:
+                raise
+
     def _list(self, family: str, name: str, flags: int) -> nftables.Listing | None:
         """None when the table is not there."""
         try:

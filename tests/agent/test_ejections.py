@@ -82,11 +82,21 @@ async def test_an_ejection_is_told_once_while_it_lasts(desk: Desk) -> None:
     assert (told.object, told.reason) == (f"Service/default/{name}", "EndpointEjected")
     assert FIRST in told.message
     assert (number(desk, "podnet_service_ejections_total"), number(desk, "podnet_service_ejected")) == (1, 1)
-    await desk.look(FIRST, SECOND)
-    assert (number(desk, "podnet_service_ejections_total"), number(desk, "podnet_service_ejected")) == (2, 2)
+    await desk.look(SECOND)
+    assert (number(desk, "podnet_service_ejections_total"), number(desk, "podnet_service_ejected")) == (2, 1)
     await desk.look()
     assert (number(desk, "podnet_service_ejections_total"), number(desk, "podnet_service_ejected")) == (2, 0)
     assert len(desk.told) == 2
+
+
+async def test_half_of_them_stay_ejected_and_the_others_are_let_back_untold(desk: Desk) -> None:
+    await desk.look(SECOND)
+    for _ in range(2):
+        await desk.look(FIRST, SECOND)
+        assert {address for _, address in desk.ejections.now} == {SECOND}, "it was the first"
+        assert len(desk.plane.memory[ejections(False)]) == 1
+    assert len(desk.told) == 1
+    assert number(desk, "podnet_service_ejections_total") == 1
 
 
 async def test_again_and_again_is_counted_but_seldom_told(desk: Desk) -> None:

@@ -145,8 +145,13 @@ class TestNft:
         }
         assert node.plane.remembered("ip6", "podnet-test", "set nothing") == ()
         assert node.plane.remembered("ip", "podnet-test", "set ejected") == ()
+        node.plane.forget("ip6", "podnet-test", "set ejected", ("1:2", "9:9"))
+        assert node.plane.remembered("ip6", "podnet-test", "set ejected") == ("a:ffff",)
+        node.plane.forget("ip6", "podnet-test", "set nothing", ("1:2",))
         with pytest.raises(OSError, match="syntax error"):
             node.plane.remembered("ip6", "podnet-test", "set {")
+        with pytest.raises(OSError, match="syntax error"):
+            node.plane.forget("ip6", "podnet-test", "set ejected", ("{",))
 
 
 def _netlink_ports(node: KernelNode, family: int) -> list[str]:

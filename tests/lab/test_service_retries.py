@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -92,6 +93,21 @@ def test_a_service_without_retries_refuses_at_once_beside_one_with(
     for place, address, port in ((CLIENT, dead["dead0"][v6], 80), (CLIENT, node, int(dead["dead0"][2]))):
         for said, seconds in tried(live, place, address, port, 4):
             assert (said, seconds < AT_ONCE) == ("ConnectionRefusedError", True), (address, seconds)
+
+
+def test_at_most_half_of_the_endpoints_stay_ejected(live: LiveLab, dead: dict[str, list[str]]) -> None:
+    node = live.place("web-1").node
+
+    def ejected() -> int:
+        return sum("." in each for each in live.ask(node, "status")["ejected"].get("demo/dead", ()))
+
+    def kernel() -> int:
+        return live.run(node, "nft list set ip podnet-services ejected").count("expires")
+
+    with ThreadPoolExecutor(8) as clients:
+        outcomes = [clients.submit(tried, live, CLIENT, dead["dead"][0]) for _ in range(8)]
+        assert all(said == "ConnectionRefusedError" for each in outcomes for said, _ in each.result())
+    until(lambda: ejected() == kernel() == 4, "half of nine, rounded down, are ejected", 5, 0.1)
 
 
 def test_clients_of_a_segment_hear_the_refusal(live: LiveLab, dead: dict[str, list[str]]) -> None:

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from podnet.network.proxy.nft_chains import FAMILIES, TABLE
 from podnet.network.proxy.nftables import PROTOCOLS, frontends, ids, retries
-from podnet.network.service_port import ServicePort
+from podnet.network.service_port import Endpoint, ServicePort, order
 from podnet.network.value import Value
 from podnet.network.view import is_v6
 from podnet.objects.cluster import Key
@@ -108,6 +108,34 @@ def retried(services: Services) -> Mapping[Key, tuple[ServicePort, ...]]:
     """The ports from which endpoints can be ejected."""
     found = {key: tuple(filter(retries, ports)) for key, ports in services.items()}
     return {key: ports for key, ports in found.items() if ports}
+
+
+def excess(
+    services: Services, sets: Mapping[Place, Collection[str]], before: Ejected
+) -> Mapping[Place, frozenset[str]]:
+    """What to take out of the sets, so that of all endpoints that a client of a Service may get at most half, rounded
+    down, are passed over. Those that were so `before` stay rather than others, then the first by address."""
+    found: dict[Place, frozenset[str]] = {}
+    for key, ports in services.items():
+        stayed = {address for about, address in before if about == key}
+        for port in ports:
+            place = ejections(port.v6)
+            found[place] = found.get(place, frozenset()) | _excess(port, sets.get(place, ()), stayed)
+    return {place: beyond for place, beyond in found.items() if beyond}
+
+
+def _excess(port: ServicePort, elements: Collection[str], stayed: Collection[str]) -> frozenset[str]:
+    held = {_numbers(text): text for text in elements}
+    known = ((endpoint, _numbers(text)) for endpoint, text in ids(port.endpoints).items()) if held else ()
+    out = {endpoint: held[numbers] for endpoint, numbers in known if numbers in held}
+
+    def first(endpoint: Endpoint) -> tuple[bool, str, int]:
+        return (endpoint.address not in stayed, *order(endpoint))
+
+    choices = {port.internal, port.external, port.cluster}
+    return frozenset(
+        out[each] for some in choices for each in sorted(out.keys() & {*some}, key=first)[len(some) // 2 :]
+    )
 
 
 def ejected(services: Services, sets: Mapping[Place, Collection[str]]) -> Ejected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from podnet.network.proxy.live import Live, Memory, affinities, ejected, ejections, live, places, retried
+from podnet.network.proxy.live import Live, Memory, affinities, ejected, ejections, excess, live, places, retried
 from podnet.network.proxy.nft_chains import TABLE, Settings, table
 from podnet.network.proxy.nftables import ids
 from podnet.network.service_port import ServicePort
@@ -61,6 +61,28 @@ def test_ejected_endpoints_of_those_that_retry() -> None:
     assert retried(services) == {KEY: (port,)}
     assert ejected(retried(services), memory.sets) == {(KEY, first.address)}
     assert ejected(retried(services), {ejections(True): (known[second],)}) == frozenset()
+
+
+@pytest.mark.parametrize("v6", [False, True])
+@pytest.mark.parametrize(("number", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (7, 3)])
+def test_at_most_half_of_the_endpoints_stay_ejected(number: int, most: int, v6: bool) -> None:
+    port = service_port(v6, here=0, there=number, retry=True)
+    known, place = ids(port.endpoints), ejections(v6)
+    every = frozenset(known.values())
+    first, *_, last = (*port.endpoints, *port.endpoints)
+    for before in (frozenset(), frozenset({(KEY, last.address)})):
+        beyond = excess({KEY: (port,)}, {place: every | {"fffe:1"}}, before).get(place, frozenset())
+        assert len(every - beyond) == most
+        assert "fffe:1" not in beyond, "it is another Service's"
+        assert not most or known[last if before else first] not in beyond, "the first one stays"
+    assert excess({KEY: (port,)}, {place: {known[first]} if most else set()}, frozenset()) == {}
+
+
+def test_half_of_this_nodes_endpoints_where_a_policy_is_local() -> None:
+    port = service_port(here=1, there=3, local=(True, False), retry=True)
+    (own,) = port.internal
+    sets = {ejections(False): frozenset({ids(port.endpoints)[own]})}
+    assert excess({KEY: (port,)}, sets, frozenset()) == sets, "nobody would be left for clients inside"
 
 
 def test_connections_through_any_of_the_frontends() -> None:
