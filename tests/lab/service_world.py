@@ -48,7 +48,6 @@ class Mode(NamedTuple):
 
     keeps      endpoints see the client's own address; else always that of the node that took the connection
     localhost  the families whose loopback address serves node ports ("4", "46")
-    wrong      what a cluster address says at a port that the Service does not have
     unused     what a cluster address says that no Service has
     sctp       whether it serves SCTP
     cluster    whether under externalTrafficPolicy Local a node's own pods reach endpoints of other nodes too
@@ -60,7 +59,6 @@ class Mode(NamedTuple):
 
     keeps: bool = True
     localhost: str = "4"
-    wrong: str = "refused"
     unused: str = "lost"
     sctp: bool = True
     cluster: bool = True
@@ -71,7 +69,7 @@ class Mode(NamedTuple):
 
 MODES: Mapping[str, Mode] = {
     "nftables": Mode(),
-    "iptables": Mode(wrong="lost", itself=False, refusal=1.3),
+    "iptables": Mode(itself=False, refusal=1.3),
     "userspace": Mode(keeps=False, localhost="46", sctp=False, refusal=1.3),
     "ipvs": Mode(localhost="", cluster=False, expires=False, refusal=1.3),
 }
@@ -432,7 +430,7 @@ def _outside(live: LiveLab) -> Iterator[str]:
         for place in (*(node.netns for node in live.lab.nodes), path):  # kernels send one ICMP error a second
             live.run(place, "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
             live.run(place, "sysctl -qew net.ipv4.icmp_msgs_per_sec=10000 net.ipv4.icmp_msgs_burst=1000", code=None)
-        # A node that passes on what it does not translate (a wrong port in mode iptables) says "ask there yourself".
+        # A node that passes on what it does not translate says "ask there yourself".
         for conf in ("ipv4.conf.all", "ipv4.conf.eth0", "ipv6.conf.all", "ipv6.conf.eth0"):
             live.run(path, f"sysctl -qw net.{conf}.accept_redirects=0")
         for family in "46":  # what is not for it ends there, without a word

@@ -9,6 +9,7 @@ live through changes are in test_services_flows.py.
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from podnet.kernel.netns import socket_in
 from tests.lab.labs import needs_root, until
 from tests.lab.service_asks import Ask, ask_all, sctp_heard, sctp_init
-from tests.lab.service_world import HERE, OTHER, OTHER_PORT, OUTSIDE, PORT, Endpoint, Service, World, both, world
+from tests.lab.service_world import HERE, OTHER, OTHER_PORT, OUTSIDE, PORT, TALK, Endpoint, Service, World, both, world
 
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("services-table")]
 
@@ -116,6 +117,25 @@ def test_node_ports_of_localhost(lab: World, v6: bool) -> None:
     can = ("6" if v6 else "4") in lab.mode.localhost
     expected = of_taker("node1", "node3") if can else {"node1": "refused", "node3": "refused"}
     lab.check(LOOPBACK[v6], lab.services["one"].node_port, expected)
+
+
+def test_others_do_not_reach_what_listens_on_localhost(lab: World) -> None:
+    """Though packets to and from 127.0.0.1 may be routed now (CVE-2020-8558)."""
+    near, serve = lab.clients["near"], [*TALK, "serve", "secret", "9100"]
+    listener = subprocess.Popen(["nsenter", f"--net={lab.live.netns('node1')}", *serve])
+    asks = [Ask(near, "127.0.0.1", 9100, protocol) for protocol in ("tcp", "udp")]
+    own = [ask._replace(client=lab.clients["node1"]) for ask in asks]
+    way = f"127.0.0.1/32 via {lab.live.run(near.netns, 'ip route show default').split()[2]} dev eth0"
+    try:
+        until(lambda: {answer.server for answer in ask_all(own)} == {"secret"}, "it listens")
+        for command in ("ip route flush table local root 127.0.0.0/8", f"ip route add {way}"):
+            lab.live.run(near.netns, command)
+        lab.live.run(near.netns, "sysctl -qw net.ipv4.conf.eth0.route_localnet=1")
+        assert [answer.error for answer in ask_all(asks)] == ["lost"] * 2
+    finally:
+        lab.live.run(near.netns, f"ip route del {way}", code=None)
+        listener.kill()
+        listener.wait()
 
 
 def test_node_ports_at_chosen_addresses(lab: World) -> None:
@@ -245,7 +265,7 @@ def test_without_endpoints_clients_are_refused_at_once(lab: World, v6: bool, nam
 
 def test_a_port_that_no_service_has_at_its_address(lab: World, v6: bool) -> None:
     clients = ("near", "far", "node1", "node3", "outside-1")
-    lab.check(lab.services["one"].cluster(v6), 82, dict.fromkeys(clients, lab.mode.wrong))
+    lab.check(lab.services["one"].cluster(v6), 82, dict.fromkeys(clients, "refused"))
 
 
 def test_an_address_that_no_service_has(lab: World, v6: bool) -> None:

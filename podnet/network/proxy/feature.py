@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 from podnet.network.memo import Memo, each, recall
-from podnet.network.proxy import bridged, flows, iptables, ipvs, nft_chains, nftables, userspace
+from podnet.network.proxy import bridged, flows, iptables, ipvs, nft_chains, nftables, unserved, userspace
 from podnet.network.proxy.algorithms import LEAST, ROUND_ROBIN, SOURCE_HASH, Flows, Loads, loads
 from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView, Problem, base_address, is_v6
@@ -88,13 +88,15 @@ class Iptables:
     """See iptables.py."""
 
     def frame(self, view: NodeView) -> Iterator[Resource]:
-        """Routes; the chains are in `together`."""
+        """Routes, and a table for what kube-proxy's chains do not do; they are in `together`."""
         for v6 in families(view):
+            yield unserved.table(v6, _ranges(view, v6)[2])
             yield from routes(view, v6)
 
     def serve(self, view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
         """The chains that are this Service's alone."""
         for port in _of(view, ports):
+            yield unserved.address(port.cluster_ip)
             yield from iptables.own(port, _settings(view, port.v6))
 
     def together(self, view: NodeView, services: Services, memo: Memo) -> Iterator[Resource]:
