@@ -19,7 +19,7 @@ from podnet.cli.target import AgentAway, Node, Target, endpoints, node_option, t
 from podnet.errors import UserError
 from podnet.network.proxy.algorithms import RANDOM
 from podnet.network.proxy.explain import Client, Meeting, client_at, explain
-from podnet.network.proxy.live import Live
+from podnet.network.proxy.live import Live, with_ejections
 from podnet.network.proxy.shown import ServiceShown, ServicesShown
 from podnet.network.reach import Endpoint
 from podnet.network.view import is_v6
@@ -87,8 +87,8 @@ def describe(
 ) -> int:
     """Show for each frontend of a Service what a packet would meet.
 
-    SHARE is an endpoint's part of new connections, SEES whose address it takes for the client's, CONNECTIONS how many
-    it has now through this node. KIND is the sort of address that the frontend is.
+    SHARE is an endpoint's part of new connections (none while it is ejected), SEES whose address it takes for the
+    client's, CONNECTIONS how many it has now through this node. KIND is the sort of address that the frontend is.
     """
     chosen, where = target(), _find(target(), source)
     at = chosen.only(node or (where.node if where else None)).nodes[0]
@@ -97,7 +97,7 @@ def describe(
         raise UserError(f"there is no Service {name} in namespace {namespace}: podnet service list shows all there are")
     (service,) = shown.services
     met = [
-        (each.name, meeting)
+        (each.name, with_ejections(meeting, _live(meeting, service)))
         for each in _clients(source, where, shown)
         for meeting in explain((shown.port for shown in service.ports), each.client, shown.surroundings)
         if not (meeting.address == "127.0.0.1" and each.client.kind != "node")
@@ -214,7 +214,7 @@ def _rows(name: str, meeting: Meeting, service: ServiceShown) -> Iterator[tuple[
     for share in meeting.shares:
         address = share.endpoint.address
         remarks = [
-            *(["ejected"] if live and address in live.ejected else []),
+            *(["ejected"] if live and meeting.retry and address in live.ejected else []),
             *([f"affinity {meeting.affinity} s"] if meeting.affinity else []),
             *(["retry"] if meeting.retry else []),
             *([meeting.algorithm] if meeting.algorithm != RANDOM else []),

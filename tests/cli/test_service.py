@@ -56,7 +56,7 @@ def test_what_pods_and_others_meet(podnet: Podnet, agent: Agent) -> None:
     assert ready == "2 of 3 endpoints are ready; the kernel holds all of it"
     assert rows(out, "10.96.0.1:80/tcp")[:2] == [
         ["10.96.0.1:80/tcp", "cluster", "pod", "10.244.0.2:8080", "75.0%", "client", "5", "-"],
-        ["10.96.0.1:80/tcp", "cluster", "pod", "10.244.1.2:8080", "25.0%", "client", "0", "ejected"],
+        ["10.96.0.1:80/tcp", "cluster", "pod", "10.244.1.2:8080", "25.0%", "client", "0", "-"],
     ]
     assert [words[3] for words in rows(out, "127.0.0.2:30080/tcp")] == ["pod", "pod", "outside"]
     assert rows(out, "10.244.0.9") == [["10.244.0.9", "10.244.1.2", "demo/web"]]
@@ -99,6 +99,8 @@ def test_retries_and_ranges(podnet: Podnet, agent: Agent) -> None:
     agent(attachments={"attachments": []}, **{ONE: said(port)})
     _, out, _ = podnet("service", "describe", "web", "-n", "demo", "--from", "192.0.2.9")
     assert rows(out, "203.0.113.1:80/tcp")[0][-4:] == ["retry,", "only", "from", "192.0.2.0/24"]
+    shares = [(words[3], words[4], words[7].rstrip(",")) for words in rows(out, "10.96.0.1:80/tcp")]
+    assert shares == [("10.244.0.2:8080", "100.0%", "retry"), ("10.244.1.2:8080", "0.0%", "ejected")]
     _, out, _ = podnet("service", "describe", "web", "-n", "demo", "--from", "198.51.100.9")
     assert "dropped" in rows(out, "203.0.113.1:80/tcp")[0]
     assert "198.51.100.9 is in no range of loadBalancerSourceRanges" in out

@@ -122,7 +122,10 @@ def test_an_endpoint_that_refuses_is_shown_in_events_and_in_metrics(live: LiveLa
         until(
             lambda: lives(described(live, "flaky", "--from", CLIENT))["ejected"] == [bad], "the bad one is ejected", 5
         )
-        assert lives(described(live, "flaky", "--from", CLIENT))["connections"] == {good: 8}
+        value = described(live, "flaky", "--from", CLIENT)
+        assert lives(value)["connections"] == {good: 8}
+        shares = {each["endpoint"]["address"]: each["percent"] for each in value["meetings"][0]["shares"]}
+        assert shares == {good: 100, bad: 0}
         assert "ejected, retry" in live.podnet("service", "describe", "flaky", "-n", "demo", "--from", CLIENT)
         label = '{service="demo/flaky"}'
         until(lambda: live.metric(node, f"podnet_service_ejections_total{label}") >= 1, "it is counted", 5)

@@ -11,6 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 from zlib import crc32
 
+from msgspec.structs import replace
+
+from podnet.network.proxy.explain import Meeting
 from podnet.network.proxy.nft_chains import FAMILIES, TABLE
 from podnet.network.proxy.nftables import PROTOCOLS, frontends, ids, retries
 from podnet.network.service_port import Endpoint, ServicePort, order
@@ -78,6 +81,20 @@ def live(port: ServicePort, memory: Memory, node_addresses: Iterable[str]) -> Li
         tuple(sorted(_ejected(memory.sets.get(ejections(port.v6), ()), named))) if retries(port) else (),
         _connections(port, memory.flows, node_addresses),
     )
+
+
+def with_ejections(meeting: Meeting, live: Live | None) -> Meeting:
+    """With the shares there are meanwhile: none for an ejected endpoint, the more for the others; as ever with all of
+    them ejected, and for clients without retries."""
+    out = frozenset(live.ejected) if live and meeting.retry else frozenset()
+    left = sum(share.percent for share in meeting.shares if share.endpoint.address not in out)
+    if not out or not left:
+        return meeting
+    shares = (
+        replace(share, percent=0.0 if share.endpoint.address in out else 100 * share.percent / left)
+        for share in meeting.shares
+    )
+    return replace(meeting, shares=tuple(shares))
 
 
 def _affinity(port: ServicePort, memory: Memory, named: Mapping[tuple[int, int], str]) -> Iterator[tuple[str, str]]:

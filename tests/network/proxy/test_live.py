@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 from msgspec.structs import replace
 
-from podnet.network.proxy.live import Live, Memory, affinities, ejected, ejections, excess, live, places, retried
+from podnet.network.proxy.explain import Client, Surroundings, explain
+from podnet.network.proxy.live import (
+    Live,
+    Memory,
+    affinities,
+    ejected,
+    ejections,
+    excess,
+    live,
+    places,
+    retried,
+    with_ejections,
+)
 from podnet.network.proxy.nft_chains import TABLE, Settings, table
 from podnet.network.proxy.nftables import ids
 from podnet.network.service_port import ServicePort
 from tests.network.proxy.meeting import AFFINITY, FOUR, SIX, family, machine, node_addresses, service_port
-from tests.network.proxy.nft_machine import Packet
+from tests.network.proxy.nft_machine import Packet, Walk
 
 KEY = ("default", "web")
 
@@ -61,6 +75,30 @@ def test_ejected_endpoints_of_those_that_retry() -> None:
     assert retried(services) == {KEY: (port,)}
     assert ejected(retried(services), memory.sets) == {(KEY, first.address)}
     assert ejected(retried(services), {ejections(True): (known[second],)}) == frozenset()
+
+
+def test_shares_while_endpoints_are_ejected() -> None:
+    """Those that the chains give, walked with every first slot; a segment's clients have no retries."""
+    port = service_port(here=1, there=3, retry=True, split=True)
+    net, made, known = family(port), machine(port), ids(port.endpoints)
+    out, around = port.endpoints[1:3], Surroundings((net.node,), (net.own,), (net.pods,))
+    for who in (Client("outside", net.stranger), Client("pod", net.pod)):
+        (meeting,) = (each for each in explain((port,), who, around) if each.scope == "cluster")
+        now = with_ejections(meeting, Live(ejected=tuple(each.address for each in out)))
+        made.held["ejected"] = {known[each]: "" for each in out}
+        walks = []
+        for first in range(4):
+            dice = count(first)
+            packet = Packet(who.address, net.cluster_ip, 80, from_port=40000 + first)
+            walks.append(Walk(made, packet, lambda size, dice=dice: next(dice) % size).run().target.split()[0])  # type: ignore[misc]
+        got = {share.endpoint.address for share in now.shares if share.percent}
+        assert got == set(walks)
+        assert sum(share.percent for share in now.shares) == pytest.approx(100)
+    (meeting,) = (each for each in explain((port,), Client("node"), around) if each.scope == "cluster" and each.retry)
+    everybody = Live(ejected=tuple(each.address for each in port.endpoints))
+    assert with_ejections(meeting, everybody) == with_ejections(meeting, None) == meeting, "somebody is asked"
+    halves = with_ejections(meeting, Live(ejected=tuple(each.address for each in out)))
+    assert [share.percent for share in halves.shares] == [50, 0, 0, 50]
 
 
 @pytest.mark.parametrize("v6", [False, True])
