@@ -24,6 +24,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,12 +56,24 @@ static char path[4096];
 static int keep, bind_count, status_fd, log_fd = -1;
 static off_t log_size;
 
+/* In one write, which dprintf does not promise: a reader sees all of it or nothing. */
+static void __attribute__((format(printf, 2, 3))) say(int fd, const char *format, ...)
+{
+    static char text[2 * sizeof path];
+    va_list values;
+    va_start(values, format);
+    int size = vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    if (write(fd, text, size < (int)sizeof text ? size : (int)sizeof text - 1) < 0)
+        _exit(127);
+}
+
 /* A negative result: tells the waiting caller why nothing runs, and ends. */
 static void must(long result, const char *what, const char *which)
 {
     if (result >= 0)
         return;
-    dprintf(status_fd, "%s %s: %s", what, which, strerror(errno));
+    say(status_fd, "%s %s: %s", what, which, strerror(errno));
     _exit(127);
 }
 
@@ -173,7 +186,7 @@ static void write_exit(int code)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(path, sizeof path, "%s.new", exit_path);
-    dprintf(open(path, O_WRONLY | O_CREAT | O_TRUNC, 0640), "%d %lld%09ld\n", code, (long long)now.tv_sec, now.tv_nsec);
+    say(open(path, O_WRONLY | O_CREAT | O_TRUNC, 0640), "%d %lld%09ld\n", code, (long long)now.tv_sec, now.tv_nsec);
     rename(path, exit_path);
 }
 
@@ -226,7 +239,7 @@ static void supervise(char **command)
     pid_t child = start(command);
     int child_fd = syscall(SYS_pidfd_open, child, 0);
     must(child_fd, "watch", command[0]);
-    dprintf(pid_fd, "%d %d\n", child, getpid());
+    say(pid_fd, "%d %d\n", child, getpid());
     close(status_fd);
     copy_output(child_fd);
     waitid(P_PID, child, &ended, WEXITED | WNOWAIT);

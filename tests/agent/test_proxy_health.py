@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 
@@ -37,6 +38,7 @@ async def servers() -> AsyncIterator[HealthServers]:
     made = HealthServers(lambda: True)
     yield made
     await made.close()
+    await asyncio.sleep(0)  # the loop's last turn, in which sockets are closed
 
 
 async def test_each_port_answers_for_its_service(servers: HealthServers, unused_tcp_port_factory: Port):
