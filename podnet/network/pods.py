@@ -59,12 +59,18 @@ def bridges(view: NodeView) -> bool:
 def segment(view: NodeView) -> Iterator[Resource]:
     """What the node needs once for all its bridged pods: the bridge and the gateway addresses of its ranges.
 
+    The network address of an IPv4 range is the node's own as well. A tunnel's device has it too, as flannel's, and then
+    it is the source of connections from the node to other nodes' pods: here it stays when a migration ends the tunnel,
+    and they go on. (IPv6 goes on sending from an address that is gone.)
+
     It answers their ARP for pods of their range that are not on the bridge but have point-to-point links, at once; and
     their neighbour solicitations, where there are bridged pods, but only for addresses that it is told.
     """
     yield Bridge(name=BRIDGE, mtu=view.mtu, mac=derived_mac(f"bridge/{view.me.name}"), alias="podnet pods of this node")
     for cidr in view.me.pod_cidrs:
         yield Address(BRIDGE, f"{first_address(cidr)}/{cidr.partition('/')[2]}")
+        if not is_v6(cidr):
+            yield Address(BRIDGE, f"{base_address(cidr)}/32")
     yield Sysctl(f"net/ipv4/conf/{BRIDGE}/proxy_arp", "1", dev=BRIDGE)
     yield Sysctl(f"net/ipv4/neigh/{BRIDGE}/proxy_delay", "0", dev=BRIDGE)
     if view.bridged and any(map(is_v6, view.me.pod_cidrs)):

@@ -306,6 +306,7 @@ class Watched(NamedTuple):
         """It must have lost nothing, and probed all the time, if not at its full rate on a machine that is busy."""
         found = self.document
         assert (found["lost"], found["failed"], found["bursts"]) == (0, [], []), f"{json.dumps(found)[:4000]}\n{why}"
+        assert found["longest_stall_ms"] < 3000, "a TCP connection stood still"
         assert found["probes"] > 0.3 * 1000 * self.seconds, f"{found['probes']} probes in {self.seconds} s"
 
 

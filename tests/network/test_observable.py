@@ -84,7 +84,10 @@ def test_flannel_host_gw() -> None:
 
 @pytest.mark.parametrize(("world", "mtu"), [(VXLAN, 1430), (HOST_GW, 1500)])
 def test_flannel_pod_side(world: object, mtu: int) -> None:
-    """A bridge with the range's first address and prefix; hairpin ports; default routes via that address."""
+    """A bridge with the range's first address and prefix; hairpin ports; default routes via that address.
+
+    And, unlike flannel's, with the address that a tunnel's device has, so that the node keeps it without a tunnel.
+    """
     pod = attachment(1, 1, dual=True)
     state = state_of(VXLAN if world is VXLAN else HOST_GW, 1, [pod])
     port = state["Link", "", host_ifname(pod)]
@@ -92,6 +95,7 @@ def test_flannel_pod_side(world: object, mtu: int) -> None:
     assert (port.master, port.hairpin, port.mtu) == ("podnet0", True, mtu)
     assert {each.address for each in state.values() if isinstance(each, Address) and each.dev == "podnet0"} == {
         "10.244.1.1/24",
+        "10.244.1.0/32",
         "fd00:10:244:1::1/64",
     }
     assert inside(state, pod.netns) == {
