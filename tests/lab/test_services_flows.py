@@ -283,6 +283,23 @@ def test_established_connections_live_through_everything(lab: World, v6: bool) -
         assert {answer.server for answer in ask_all(asks)} == {"b"}
 
 
+def test_connections_through_localhost_live_through_every_other_mode(lab: World, v6: bool) -> None:
+    """Also where the other mode does not lead there."""
+    if ("6" if v6 else "4") not in lab.mode.localhost:
+        return
+    lab.endpoints("connections", "a", "b")
+    here, place = lab.name, ("::1" if v6 else "127.0.0.1", lab.services["connections"].node_port)
+    kept = [Ask(lab.clients["node1"], *place)] * 4
+    datagrams = [Ask(lab.clients["node1"], *place, "udp")] * 4
+    with flows(kept) as opened, flows(datagrams) as heard:
+        said = [flow.say() for flow in heard]
+        assert {flow.server for flow in opened} == {*said} == {"a", "b"}
+        for mode in (*(each for each in HERE if each != here), here):
+            lab.proxy(mode=mode)
+            assert all(flow.echoes() for flow in opened), mode
+            assert here == "userspace" or [flow.say() for flow in heard] == said, mode
+
+
 def test_no_connection_is_lost_during_a_thousand_changes(lab: World) -> None:
     """A lost SYN would be sent again after a second: nothing may take as long."""
     service, node2 = lab.services["loaded"], lab.live.lab.node("node2").addresses

@@ -9,7 +9,6 @@ live through changes are in test_services_flows.py.
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from podnet.kernel.netns import socket_in
 from tests.lab.labs import needs_root, until
 from tests.lab.service_asks import Ask, ask_all, sctp_heard, sctp_init
-from tests.lab.service_world import HERE, OTHER, OTHER_PORT, OUTSIDE, PORT, TALK, Endpoint, Service, World, both, world
+from tests.lab.service_world import HERE, OTHER, OTHER_PORT, OUTSIDE, PORT, Endpoint, Service, World, both, world
 
 pytestmark = [pytest.mark.lab, needs_root, pytest.mark.xdist_group("services-table")]
 
@@ -121,21 +120,22 @@ def test_node_ports_of_localhost(lab: World, v6: bool) -> None:
 
 def test_others_do_not_reach_what_listens_on_localhost(lab: World) -> None:
     """Though packets to and from 127.0.0.1 may be routed now (CVE-2020-8558)."""
-    near, serve = lab.clients["near"], [*TALK, "serve", "secret", "9100"]
-    listener = subprocess.Popen(["nsenter", f"--net={lab.live.netns('node1')}", *serve])
-    asks = [Ask(near, "127.0.0.1", 9100, protocol) for protocol in ("tcp", "udp")]
-    own = [ask._replace(client=lab.clients["node1"]) for ask in asks]
-    way = f"127.0.0.1/32 via {lab.live.run(near.netns, 'ip route show default').split()[2]} dev eth0"
-    try:
-        until(lambda: {answer.server for answer in ask_all(own)} == {"secret"}, "it listens")
-        for command in ("ip route flush table local root 127.0.0.0/8", f"ip route add {way}"):
-            lab.live.run(near.netns, command)
-        lab.live.run(near.netns, "sysctl -qw net.ipv4.conf.eth0.route_localnet=1")
-        assert [answer.error for answer in ask_all(asks)] == ["lost"] * 2
-    finally:
-        lab.live.run(near.netns, f"ip route del {way}", code=None)
-        listener.kill()
-        listener.wait()
+    near, node1 = lab.clients["near"], lab.live.lab.node("node1")
+    gateway = lab.live.run(near.netns, "ip route show default").split()[2]
+    with (
+        socket_in(node1.netns, socket.AF_INET, socket.SOCK_DGRAM) as listener,
+        near.socket("udp", False) as stranger,
+        socket_in(node1.netns, socket.AF_INET, socket.SOCK_DGRAM) as itself,
+    ):
+        listener.bind(("127.0.0.1", 9100))
+        listener.settimeout(0.5)
+        lab.live.run(near.netns, "ip route flush table local root 127.0.0.0/8")
+        lab.live.run(near.netns, f"ip route replace 127.0.0.1/32 via {gateway} dev eth0")
+        for sender in (stranger, itself):
+            sender.sendto(b"own" if sender is itself else b"foreign", ("127.0.0.1", 9100))
+        assert listener.recv(2048) == b"own"
+        with pytest.raises(TimeoutError):
+            listener.recv(2048)
 
 
 def test_node_ports_at_chosen_addresses(lab: World) -> None:

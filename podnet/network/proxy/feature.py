@@ -12,12 +12,12 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 from podnet.network.memo import Memo, each, recall
-from podnet.network.proxy import bridged, flows, iptables, ipvs, nft_chains, nftables, unserved, userspace
+from podnet.network.proxy import bridged, flows, iptables, ipvs, localhost, nft_chains, nftables, unserved, userspace
 from podnet.network.proxy.algorithms import LEAST, ROUND_ROBIN, SOURCE_HASH, Flows, Loads, loads
 from podnet.network.service_port import ServicePort
 from podnet.network.view import Attachment, NodeView, Problem, base_address, is_v6
 from podnet.objects.network import NETWORK_NAME
-from podnet.state.host import Action, ForgetFlows, Sysctl
+from podnet.state.host import Action, ForgetFlows
 from podnet.state.plan import Plan
 from podnet.state.resource import Resource
 from podnet.state.routes import Route
@@ -58,7 +58,7 @@ class Nftables:
             )
             yield from routes(view, v6)
             if not v6:
-                yield Sysctl("net/ipv4/conf/all/route_localnet", "1")
+                yield localhost.ALLOWED
 
     def serve(self, view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
         """Elements only."""

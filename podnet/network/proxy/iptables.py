@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
 
+from podnet.network.proxy import localhost
 from podnet.network.service_port import Endpoint, ServicePort, order
 from podnet.network.value import Value
-from podnet.state.host import Sysctl
 from podnet.state.iptables import FIREWALL, TABLES, IptablesChain, jumps
 from podnet.state.resource import Resource
 
@@ -293,7 +293,7 @@ def frame(lines: Iterable[Line], settings: Settings) -> Iterator[Resource]:
             yield IptablesChain(settings.family, table, name, found)
     yield from jumps(settings.family)
     if settings.localhost:
-        yield Sysctl("net/ipv4/conf/all/route_localnet", "1")
+        yield localhost.ALLOWED
 
 
 def _standing(settings: Settings) -> Iterator[Line]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
+from podnet.network.proxy import localhost
 from podnet.network.proxy.algorithms import LEAST, SOURCE_HASH
 from podnet.network.proxy.nft_chains import FAMILIES, MASQUERADE
 from podnet.network.proxy.nftables import PROTOCOLS, frontends, sources
@@ -91,7 +92,7 @@ _CHAINS = """\
     meta mark & %(mark)#x == %(mark)#x meta mark set meta mark & %(others)#x masquerade fully-random
     %(ip)s saddr != { %(pods)s } ct original %(ip)s daddr @cluster-ips masquerade fully-random
   }
-"""
+%(guard)s"""
 
 
 class Settings(Value, frozen=True):
@@ -129,6 +130,7 @@ def table(settings: Settings) -> NftTable:
         "pods": ", ".join(settings.pods),
         "inside": inside,
         "unused": unused,
+        "guard": "" if settings.v6 else localhost.GUARD_CHAIN,
     }
     return NftTable(ip, TABLE, _CHAINS % words)
 
@@ -137,6 +139,7 @@ def link() -> Iterator[Resource]:
     """What has the addresses, and the kernel parameters."""
     yield Dummy(name=LINK, alias="podnet Services")
     yield from (Sysctl(name, value) for name, value in SYSCTLS.items())
+    yield localhost.ALLOWED
 
 
 def hairpin(address: str, v6: bool) -> Element:

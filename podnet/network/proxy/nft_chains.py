@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from podnet.network.proxy import localhost
 from podnet.network.proxy.algorithms import COUNTERS, HASHED, ROUND_ROBIN, SOURCE_HASH, TURNS
 from podnet.network.value import Value
 from podnet.state.nft import NftTable
@@ -208,8 +209,7 @@ def _client(ip: str, what: str) -> tuple[str, str]:
 
 
 def _hooks(settings: Settings, ip: str) -> Iterator[str]:
-    # 127.0.0.1 is for the node itself; `guard` keeps others from it, now that route_localnet is on.
-    stranger = () if settings.v6 else ('iifname != "lo" ip daddr 127.0.0.0/8 return',)
+    stranger = () if settings.v6 else (f"{localhost.STRANGER} return",)
     clear = f"meta mark set meta mark & {0xFFFFFFFF ^ MASQUERADE:#x}"
     offered = f"{ip} saddr != {_set(settings.pods)} ct original {ip} daddr @cluster-ips"
     yield from _hook("prerouting", "nat hook prerouting priority dstnat", *stranger, "jump services")
@@ -223,8 +223,7 @@ def _hooks(settings: Settings, ip: str) -> Iterator[str]:
         f"ct status dnat {offered} masquerade fully-random",
     )
     if not settings.v6:
-        guard = 'iifname != "lo" ip daddr 127.0.0.0/8 ct direction original drop'
-        yield from _hook("guard", "filter hook input priority filter", guard)
+        yield from _hook("guard", "filter hook input priority filter", localhost.GUARD)
     if settings.retries:
         # Seen by connection tracking before, so the repeated SYN opens a new flow (tcp_new state after CLOSE).
         refusal = f"ct direction reply ct label {LABEL} tcp flags & (rst | ack) == rst | ack tcp sequence 0"

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 import msgspec
 
+from podnet.network.proxy import localhost
 from podnet.network.proxy.balancing import Identity, identity
 from podnet.network.service_port import Frontend, Segment, ServicePort
 from podnet.network.value import Value
@@ -77,7 +78,7 @@ _BODY = """\
   }
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
-    goto services
+%(stranger)s    goto services
   }
   chain output {
     type nat hook output priority -100; policy accept;
@@ -87,7 +88,7 @@ _BODY = """\
     type filter hook input priority filter; policy accept;
     meta l4proto { tcp, udp } th dport %(port)s ct status & dnat != dnat reject
   }
-"""
+%(guard)s"""
 
 
 class Orders(Value, frozen=True):
@@ -126,6 +127,8 @@ def frame(view: NodeView) -> Iterator[Resource]:
     for address in view.me.addresses:
         v6 = is_v6(address)
         yield NftTable(_ip(v6), TABLE, _body(view, address))
+        if not v6:
+            yield localhost.ALLOWED
         for cidr in _of(view.network.proxy.service_cidrs, v6):
             yield Route(cidr, dev=view.facts.uplink, scope_link=not v6)
 
@@ -204,6 +207,8 @@ def _body(view: NodeView, address: str) -> str:
         "inside": ", ".join(_inside(view, v6)),
         "node": f"fib daddr type local{limited}",
         "unused": f"    {ip} daddr {{ {', '.join(unused)} }} drop\n" if unused else "",
+        "stranger": "" if v6 else f"    {localhost.STRANGER} return\n",
+        "guard": "" if v6 else localhost.GUARD_CHAIN,
     }
 
 

@@ -12,7 +12,7 @@ from podnet.network.proxy.balancing import Table, identity
 from podnet.network.service_port import Endpoint, Segment, ServicePort
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
-from podnet.state.host import ForgetFlows
+from podnet.state.host import ForgetFlows, Sysctl
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import Plan, Step, plan
 from podnet.state.resource import state
@@ -157,6 +157,13 @@ def test_node_ports_at_some_addresses_and_addresses_that_no_service_has():
     assert "    ip daddr { 10.96.0.0/12 } drop\n" in body(view, "ip")
     assert "    fib daddr type local goto node-ports\n" in body(view, "ip6")
     assert "    ip6 daddr { fd96::/108 } drop\n" in body(view, "ip6")
+
+
+def test_127_0_0_1_may_be_led_to_pods_still_and_strangers_are_kept_from_it():
+    assert Sysctl("net/ipv4/conf/all/route_localnet", "1") in list(userspace.frame(VIEW))
+    assert '    iifname != "lo" ip daddr 127.0.0.0/8 return\n    goto services\n' in body(VIEW, "ip")
+    assert '    iifname != "lo" ip daddr 127.0.0.0/8 ct direction original drop\n' in body(VIEW, "ip")
+    assert "127" not in body(VIEW, "ip6")
 
 
 def test_the_proxy_is_told_where_to_listen_and_who_is_inside():
