@@ -116,11 +116,10 @@ def test_without_peers_there_is_only_what_receives(setting: dict[str, Any]) -> N
     assert {each.kind for each in alone.values()} <= {"Link", "Address", "Sysctl"}
 
 
-@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("v6", [False, True])
-def test_overhead_is_what_the_headers_take(name: str, v6: bool) -> None:
-    expected = {"vxlan": 14 + (40 if v6 else 20) + 8 + 8, "host-gw": 0}
-    assert BACKENDS[name].overhead(options({"type": name}), v6) == expected[name]
+def test_overhead_is_what_the_headers_take(v6: bool) -> None:
+    for name, bytes_ in {"vxlan": 14 + (40 if v6 else 20) + 8 + 8, "host-gw": 0}.items():
+        assert BACKENDS[name].overhead(options({"type": name}), v6) == bytes_
 
 
 def test_unknown_types_raise_for_the_programmer() -> None:
