@@ -431,6 +431,7 @@ ROUTE = [
     ("spec.service", 5, "spec.service", TYPE),
     ("spec.segments.0.from", [], f"{SEGMENT}.from", INVALID),
     ("spec.segments.0.from", ["10.1.0.1/16"], f"{SEGMENT}.from[0]", INVALID),
+    ("spec.segments.0.from", ["::ffff:10.0.0.0/104"], f"{SEGMENT}.from[0]", INVALID),
     ("spec.segments.0.from", ["10.1.0.0/16", "10.1.2.0/24"], f"{SEGMENT}.from[1]", INVALID),
     ("spec.segments.0.backends", [], f"{SEGMENT}.backends", INVALID),
     ("spec.segments.0.backends", [{"weight": -1}], f"{SEGMENT}.backends[0].weight", INVALID),

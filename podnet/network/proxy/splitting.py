@@ -20,6 +20,9 @@ from podnet.objects.network import RouteBackend, ServiceRoute, ServiceRouteSpec
 Network = IPv4Network | IPv6Network
 Choose = Callable[[Sequence[Candidate]], tuple[Endpoint, ...]]
 Labels = Callable[[tuple[str, str]], Mapping[str, str]]
+MAPPED = IPv6Network("::ffff:0:0/96")
+"""IPv4 addresses as sockets of IPv6 spell them (RFC 4291 2.5.5.2); no packet bears one."""
+
 MOST_SEGMENTS = 200
 """A segment's number is part of the packet's mark in mode nftables (see there)."""
 
@@ -47,10 +50,18 @@ def _source(field: str, text: str, seen: list[tuple[str, Network]]) -> Iterator[
     except ValueError:
         yield field, f"{text!r} is no CIDR; write one such as 10.1.0.0/16, without host bits"
         return
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        plain = _plain(network)
+        yield field, f"{text} holds no client, as IPv4 clients come with their IPv4 addresses; write {plain}"
+        return
     for other, there in seen:
         if there.version == network.version and there.overlaps(network):
             yield field, f"{text} overlaps {there} of {other}"
     seen.append((field, network))
+
+
+def _plain(network: IPv6Network) -> IPv4Network:
+    return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - MAPPED.prefixlen))
 
 
 def _backends(field: str, backends: Sequence[RouteBackend], needed: bool) -> Iterator[tuple[str, str]]:
