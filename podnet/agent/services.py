@@ -66,7 +66,12 @@ def _surroundings(seen: NodeView) -> Surroundings:
     proxy = seen.network.proxy
     addresses = tuple(address for v6 in families(seen) for address in node_addresses(seen, v6))
     return Surroundings(
-        addresses, seen.me.pod_cidrs, seen.network.pod_cidrs, proxy.masquerade_all, proxy.source_ranges_for_all
+        addresses,
+        seen.me.pod_cidrs,
+        seen.network.pod_cidrs,
+        proxy.masquerade_all,
+        proxy.source_ranges_for_all,
+        mode_name(seen) == "userspace",
     )
 
 

@@ -20,6 +20,7 @@ from podnet.errors import UserError
 from podnet.network.proxy.algorithms import RANDOM
 from podnet.network.proxy.explain import Client, Meeting, client_at, explain
 from podnet.network.proxy.live import Live, with_ejections
+from podnet.network.proxy.settled import settled
 from podnet.network.proxy.shown import ServiceShown, ServicesShown
 from podnet.network.reach import Endpoint
 from podnet.network.view import is_v6
@@ -45,7 +46,7 @@ KINDS = {"cluster": "cluster", "external": "external IP", "balancer": "load bala
 UNLIKE = {
     "iptables": "mode iptables knows no weights, segments and retries",
     "ipvs": "mode ipvs takes turns, knows no segments and retries, and leads a node's own pods as those outside",
-    "userspace": "mode userspace takes turns, endpoints always see the node, and connections are not counted",
+    "userspace": "mode userspace takes turns, and connections are not counted",
 }
 NOBODY = "spec.proxy.mode is none, so whatever serves Services here is not podnet"
 NODE_SEES = ("client", "node")
@@ -87,8 +88,9 @@ def describe(
 ) -> int:
     """Show for each frontend of a Service what a packet would meet.
 
-    SHARE is an endpoint's part of new connections (none while it is ejected), SEES whose address it takes for the
-    client's, CONNECTIONS how many it has now through this node. KIND is the sort of address that the frontend is.
+    SHARE is an endpoint's part of new connections (none while it is ejected, all if SOURCE stays with it), SEES whose
+    address it takes for the client's, CONNECTIONS how many it has now through this node. KIND is the sort of address
+    that the frontend is.
     """
     chosen, where = target(), _find(target(), source)
     at = chosen.only(node or (where.node if where else None)).nodes[0]
@@ -96,20 +98,28 @@ def describe(
     if not shown.services:
         raise UserError(f"there is no Service {name} in namespace {namespace}: podnet service list shows all there are")
     (service,) = shown.services
-    met = [
-        (each.name, with_ejections(meeting, _live(meeting, service)))
-        for each in _clients(source, where, shown)
-        for meeting in explain((shown.port for shown in service.ports), each.client, shown.surroundings)
-        if not (meeting.address == "127.0.0.1" and each.client.kind != "node")
-    ]
+    clients = tuple(_clients(source, where, shown))
+    met = [(each.name, meeting) for each in clients for meeting in _meetings(each.client, service, shown)]
     value = {
         "node": shown.node,
         "mode": shown.mode,
         "service": service,
         "meetings": [{"from": name, **msgspec.to_builtins(meeting)} for name, meeting in met],
     }
-    emit(value, output, lambda: "\n".join(_text(shown, service, met)))
+    families = {is_v6(each.client.address) for each in clients if each.client.address} or {False, True}
+    emit(value, output, lambda: "\n".join(_text(shown, service, met, families)))
     return 1 if service.problems or service.held is False else 0
+
+
+def _meetings(who: Client, service: ServiceShown, shown: ServicesShown) -> Iterator[Meeting]:
+    """What the frontends lead to now: in mode nftables the kernel tells of clients and endpoints."""
+    for each in service.ports:
+        for meeting in explain((each.port,), who, shown.surroundings):
+            if meeting.address == "127.0.0.1" and who.kind != "node":
+                continue
+            if shown.mode == "nftables":
+                meeting = settled(with_ejections(meeting, each.live), who, each.port, each.live)
+            yield meeting
 
 
 def _ask(node: Node, **query: str) -> ServicesShown:
@@ -175,7 +185,9 @@ def _line(service: ServiceShown, mode: str) -> tuple[object, ...]:
     return service.namespace, service.name, service.type, mode, " ".join(fronts) or None, ready, said or None
 
 
-def _text(shown: ServicesShown, service: ServiceShown, met: list[tuple[str, Meeting]]) -> Iterator[str]:
+def _text(
+    shown: ServicesShown, service: ServiceShown, met: list[tuple[str, Meeting]], families: set[bool]
+) -> Iterator[str]:
     held = {True: "the kernel holds all of it", False: "the kernel LACKS something of it", None: "not in the kernel"}
     yield f"Service {service.namespace}/{service.name}, type {service.type}, on {shown.node} in mode {shown.mode}"
     yield f"{service.ready} of {service.total} endpoints are ready; {held[service.held]}"
@@ -189,6 +201,7 @@ def _text(shown: ServicesShown, service: ServiceShown, met: list[tuple[str, Meet
     stays = [
         (client, endpoint, each.port.label)
         for each in service.ports
+        if each.port.v6 in families
         for client, endpoint in (each.live.affinity.items() if each.live else ())
     ]
     if stays:

@@ -141,7 +141,7 @@ def test_services_without_a_frontend(podnet: Podnet, agent: Agent, more: dict[st
     ("mode", "port", "word"),
     [
         ("iptables", PORT, "mode iptables knows no weights"),
-        ("userspace", PORT, "endpoints always see the node"),
+        ("userspace", PORT, "mode userspace takes turns"),
         ("none", None, "spec.proxy.mode is none"),
     ],
 )
@@ -150,6 +150,24 @@ def test_other_modes(podnet: Podnet, agent: Agent, mode: str, port: ServicePort 
     code, out, _ = podnet("service", "describe", "web", "-n", "demo")
     assert code == 0
     assert word in out
+
+
+def test_affinity_gives_a_client_to_one_endpoint_and_others_families_are_left_out(podnet: Podnet, agent: Agent) -> None:
+    four = msgspec.structs.replace(PORT, affinity=60)
+    six = msgspec.structs.replace(four, v6=True, cluster_ip="fd96::1", internal=(), external=(), cluster=())
+    body = said(four)
+    body["services"][0]["ports"] += (msgspec.to_builtins(Shown(six, Live({"0x12345678": "fd00::7"}))),)
+    agent(attachments={"attachments": []}, **{ONE: body})
+    _, out, _ = podnet("service", "describe", "web", "-n", "demo", "--from", "10.244.0.9")
+    assert [words[3:5] for words in rows(out, "10.96.0.1:80/tcp")] == [
+        ["10.244.0.2:8080", "0.0%"],
+        ["10.244.1.2:8080", "100.0%"],
+    ]
+    assert rows(out, "10.244.0.9")
+    assert "0x12345678" not in out
+    _, out, _ = podnet("service", "describe", "web", "-n", "demo")
+    assert rows(out, "0x12345678")
+    assert "75.0%" in out
 
 
 def test_of_the_other_family(podnet: Podnet, agent: Agent) -> None:

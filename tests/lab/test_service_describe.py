@@ -96,12 +96,30 @@ def test_connections_and_affinity_are_what_they_are(live: LiveLab, v6: bool) -> 
     (endpoint,) = known["affinity"].values()
     assert known["connections"] == {endpoint: 3}
     (client,) = known["affinity"]
+    assert certain(value, address) == endpoint
     assert v6 or client in live.place("web-1").addresses
     assert endpoint in {share["endpoint"]["address"] for each in value["meetings"] for share in each["shares"]}
     assert value["service"]["held"] is True
     text = live.podnet("service", "describe", name, "-n", "demo", "--from", CLIENT)
     assert client in text
     assert "affinity 10800 s" in text
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_where_the_hash_of_a_client_leads(live: LiveLab, v6: bool) -> None:
+    name = f"hashed-{6 if v6 else 4}"
+    address = make(live, name, {"podnet.dev/algorithm": "source-hash"})["spec"]["clusterIPs"][v6]
+    ready(live, name, 9)
+    with Held(live, address, 3):
+        value = described(live, name, "--from", CLIENT)
+    assert lives(value, v6)["connections"] == {certain(value, address): 3}
+
+
+def certain(value: dict[str, Any], address: str) -> str:
+    """The endpoint that has everything at an address."""
+    (meeting,) = (each for each in value["meetings"] if each["address"] == address)
+    assert sorted(share["percent"] for share in meeting["shares"]) == [0] * (len(meeting["shares"]) - 1) + [100]
+    return str(next(share["endpoint"]["address"] for share in meeting["shares"] if share["percent"]))
 
 
 def test_an_endpoint_that_refuses_is_shown_in_events_and_in_metrics(live: LiveLab) -> None:

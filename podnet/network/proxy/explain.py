@@ -30,13 +30,15 @@ class Client(Value, frozen=True):
 
 class Surroundings(Value, frozen=True):
     """What the answer depends on besides the Service. `addresses` are the node's own, `own` its ranges for pods and
-    `pods` the cluster's; the rest are settings of spec.proxy."""
+    `pods` the cluster's; `proxied`: a program of the node connects to endpoints (mode userspace); the rest are settings
+    of spec.proxy."""
 
     addresses: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
     pods: tuple[str, ...] = ()
     masquerade_all: bool = False
     source_ranges_for_all: bool = False
+    proxied: bool = False
 
 
 class Share(Value, frozen=True):
@@ -156,7 +158,7 @@ def _outcome(
 
 def _hidden(port: ServicePort, inner: bool, who: Client, around: Surroundings) -> bool:
     """Whether the node's address stands in for the client's."""
-    if who.kind == "node":
+    if who.kind == "node" or around.proxied:
         return True
     if inner:
         inside = among(who.address, around.pods) if who.address else who.kind == "pod"

@@ -1,0 +1,77 @@
+"""What is certain for a client of known address: the kernel's hashes, and what they and affinity mean for shares."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from podnet.network.proxy.algorithms import SOURCE_HASH, hashed
+from podnet.network.proxy.explain import Client, Meeting, Surroundings, explain
+from podnet.network.proxy.live import Live
+from podnet.network.proxy.settled import jhash, known_as, settled, slot
+from podnet.network.service_port import Endpoint, ServicePort
+from tests.network.proxy.meeting import AFFINITY, FOUR, SIX, service_port
+
+CLIENT = Client("pod", FOUR.pod)
+MEASURED = {"10.1.228.69": 80, "10.151.61.191": 97, "fd00:7c48::be66": 5, "fd00:6133::4daa": 126}
+"""The slots that a kernel gave (Linux 6.18)."""
+
+
+def met(port: ServicePort, who: Client = CLIENT, scope: str = "cluster") -> Meeting:
+    return next(each for each in explain((port,), who, Surroundings(("192.168.77.9",))) if each.scope == scope)
+
+
+def percents(meeting: Meeting) -> dict[str, float]:
+    return {share.endpoint.address: share.percent for share in meeting.shares}
+
+
+def test_hashes_are_the_kernels() -> None:
+    assert {address: slot(address) for address in MEASURED} == MEASURED
+
+
+def test_who_is_known_by_the_kernel_stays() -> None:
+    port = service_port(here=1, there=2, affinity=AFFINITY, affinity_of="default/web")
+    first, second, third = port.endpoints
+    found = settled(met(port), CLIENT, port, Live({FOUR.pod: second.address}))
+    assert percents(found) == {first.address: 0, second.address: 100, third.address: 0}
+    for live in (None, Live({"10.9.9.9": second.address}), Live({FOUR.pod: "10.9.9.9"})):
+        assert settled(met(port), CLIENT, port, live) == met(port)
+    assert settled(met(port), Client("pod"), port, Live({FOUR.pod: second.address})) == met(port)
+
+
+def test_in_ipv6_by_a_hash_that_differs_by_service() -> None:
+    port = service_port(True, here=2, there=0, affinity=AFFINITY, affinity_of="default/web")
+    who = Client("pod", SIX.pod)
+    word = known_as(port, SIX.pod)
+    assert word != known_as(replace(port, affinity_of="default/other"), SIX.pod)
+    found = settled(met(port, who), who, port, Live({word: port.endpoints[0].address}))
+    assert sorted(percents(found).values()) == [0, 100]
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_hash_decides_but_not_with_retries(retry: bool) -> None:
+    port = service_port(here=2, there=3, algorithm=SOURCE_HASH, retry=retry)
+    found = settled(met(port), CLIENT, port, None)
+    if retry:
+        assert found == met(port)
+        return
+    (chosen,) = (address for address, percent in percents(found).items() if percent)
+    assert chosen == hashed(port.internal)[slot(FOUR.pod)].address
+
+
+def test_two_endpoints_of_one_pod_are_not_told_apart() -> None:
+    two = (Endpoint("10.244.1.2", 80), Endpoint("10.244.1.2", 81))
+    port = service_port(internal=two, affinity=AFFINITY, affinity_of="default/web")
+    assert settled(met(port), CLIENT, port, Live({FOUR.pod: "10.244.1.2"})) == met(port)
+
+
+def test_the_node_comes_to_its_own_addresses_with_those() -> None:
+    port = service_port(here=2, there=0, affinity=AFFINITY, affinity_of="default/web", node_port=30080)
+    node, live = Client("node", FOUR.node), Live({"192.168.77.9": port.endpoints[1].address})
+    found = settled(met(port, node, "node"), node, port, live)
+    assert percents(found)[port.endpoints[1].address] == 100
+    assert settled(met(port, node), node, port, live) == met(port, node)
+
+
+def test_words_beyond_three_are_mixed_in() -> None:
+    assert len({jhash(bytes([number]) + bytes(19), 1) for number in range(50)}) == 50
