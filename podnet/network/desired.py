@@ -87,13 +87,7 @@ def after(view: NodeView, plan: Plan) -> tuple[Action, ...]:
 
 def _without_pods(view: NodeView, bridged: bool, published: bool) -> NodeView:
     return msgspec.structs.replace(
-        view,
-        attachments=(),
-        services={},
-        leases={},
-        mtu=migration.pod_mtu(view),
-        bridged=bridged,
-        published=published,
+        view, attachments=(), services={}, leases={}, mtu=migration.pod_mtu(view), bridged=bridged, published=published
     )
 
 
