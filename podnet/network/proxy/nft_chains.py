@@ -176,7 +176,7 @@ def _sticky(ip: str, key: str, seconds: int, side: str, pick: tuple[str, ...]) -
 
 
 def _retrying(ip: str, side: str, pick: tuple[str, ...]) -> Iterator[str]:
-    """A connection that is asked for again within seconds got no answer: that endpoint is passed over."""
+    """A SYN that comes again within seconds got no answer: that endpoint is passed over."""
     hashed, client = _client(ip, _connection(ip))
     there = "goto known" if hashed else "goto target"
     yield from _chain(f"again-{side}", *pick)
@@ -196,7 +196,8 @@ def _retrying(ip: str, side: str, pick: tuple[str, ...]) -> Iterator[str]:
 
 
 def _connection(ip: str) -> str:
-    return f"th sport . th dport . {ip} daddr"
+    """Only a SYN's repetition has its sequence number too; another connection may have its ports a moment later."""
+    return f"tcp sequence . th sport . {ip} daddr"
 
 
 def _client(ip: str, what: str) -> tuple[str, str]:

@@ -34,6 +34,7 @@ class Packet(NamedTuple):
     protocol: int = 6
     host: bool = False
     from_port: int = 40000
+    sequence: int = 1000
 
 
 class Seen(NamedTuple):
@@ -268,6 +269,9 @@ class Walk:
                 )
             case "meta":
                 return str(packet.protocol) if (name := word()) == "l4proto" else self.scratch[name]
+            case "tcp":
+                assert word() == "sequence"
+                return str(packet.sequence)
             case "th":
                 return str(packet.port if word() == "dport" else packet.from_port)
             case "numgen":
