@@ -70,9 +70,7 @@ def throughput(name: str) -> Iterator[Figure]:
     with _one_cpu():
         kernel, user = _served("nftables", "stream-"), _served("userspace", "stream-")
         with _proxy(user):
-            streams = [
-                Stream(_place(each, 0), _place(each, 1), "0.0.0.0", TARGET, last, cpus) for each in (user, kernel)
-            ]
+            streams = [Stream(place(each, 0), place(each, 1), "0.0.0.0", TARGET, last, cpus) for each in (user, kernel)]
             mine, theirs = streams
             pairs = until_sure(mine.rate, theirs.rate, ERROR, SECONDS, "TCP in mode userspace")
             for stream in streams:
@@ -85,11 +83,12 @@ def throughput(name: str) -> Iterator[Figure]:
 # -- the nodes
 
 
-def _place(node: Node, pod: int) -> str:
+def place(node: Node, pod: int) -> str:
+    """The namespace of a node's client (0) or server (1)."""
     return node.pods[pod].netns
 
 
-def _node(name: str) -> Node:
+def client_and_server(name: str) -> Node:
     """A node with a client and a server, not attached yet."""
     pods = []
     for number, role in enumerate(("client", "server"), 2):
@@ -102,7 +101,7 @@ def _node(name: str) -> Node:
 
 def _served(mode: str, prefix: str = "") -> Node:
     """With all Services, of which the last leads to the server's four addresses."""
-    node, nodes = _node(prefix + mode), cluster(SERVICES, len(BACKENDS), mode)
+    node, nodes = client_and_server(prefix + mode), cluster(SERVICES, len(BACKENDS), mode)
     here = endpoint_slice(SERVICES - 1, BACKENDS)
     node.take(nodes.with_objects("endpointslices", {**nodes.endpointslices, here.key: here}))
     server = node.pods[1]
@@ -115,7 +114,7 @@ def _served(mode: str, prefix: str = "") -> Node:
 
 def _by_hand() -> Node:
     """With one rule."""
-    node = _node("by-hand")
+    node = client_and_server("by-hand")
     units = desired(node.see(cluster(0, 0)), node.memo)
     node.hold({unit: tuple(each for each in units[unit] if each.kind not in NFT_KINDS) for unit in units})
     rule = RULE.format(*BY_HAND, BACKENDS[0], TARGET)
@@ -170,7 +169,7 @@ class _Caller:
     """Connects from a node's client to `to`, again and again; its server listens at all its addresses."""
 
     def __init__(self, node: Node, to: tuple[str, int]) -> None:
-        client, server = (_place(node, number) for number in (0, 1))
+        client, server = (place(node, number) for number in (0, 1))
         self._client, self._to = client, to
         self._listener = socket_in(server, socket.AF_INET, socket.SOCK_STREAM)
         self._listener.bind(("0.0.0.0", TARGET))
