@@ -13,7 +13,7 @@ from podnet.agent.ejections import QUIET, Ejections
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.reconciler import Reconciler
 from podnet.network.proxy.live import ejections
-from podnet.network.proxy.nftables import ids
+from podnet.network.proxy.nftables import ids_of
 from podnet.network.proxy.service_ports import RETRY_ANNOTATION
 from podnet.network.view import Problem
 from podnet.objects.cluster import Cluster
@@ -50,12 +50,7 @@ class Desk:
     async def look(self, *addresses: str) -> None:
         """One look, while these are ejected."""
         assert self.agent.view is not None
-        known = [
-            text
-            for ports in self.agent.view.services.values()
-            for port in ports
-            for text in ids(port.endpoints).items()
-        ]
+        known = [text for ports in self.agent.view.services.values() for port in ports for text in ids_of(port).items()]
         self.plane.memory[ejections(False)] = tuple(text for endpoint, text in known if endpoint.address in addresses)
         await self.ejections.look()
 

@@ -20,7 +20,7 @@ from podnet.agent.web import serve
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.reconciler import Reconciler
 from podnet.network.proxy.live import affinities
-from podnet.network.proxy.nftables import ids
+from podnet.network.proxy.nftables import ids_of
 from podnet.network.proxy.shown import ServicesShown
 from podnet.objects.cluster import Cluster
 from podnet.objects.meta import ObjectMeta
@@ -101,7 +101,7 @@ async def test_a_pod_of_two_families_is_one_endpoint(desk: Desk) -> None:
 async def test_one_service_and_what_the_kernel_adds(desk: Desk) -> None:
     assert desk.agent.view is not None
     port = desk.agent.view.services[WEB.key][0]
-    mine = ids(port.endpoints)[port.endpoints[0]]
+    mine = ids_of(port)[port.endpoints[0]]
     number = crc32(port.affinity_of.encode())
     family, table, name = affinities(False, DAY)
     desk.plane.memory[family, table, name] = (f"{number:#010x} . 10.244.1.77 : {mine}",)

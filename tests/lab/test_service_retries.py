@@ -95,6 +95,17 @@ def test_a_service_without_retries_refuses_at_once_beside_one_with(
             assert (said, seconds < AT_ONCE) == ("ConnectionRefusedError", True), (address, seconds)
 
 
+def test_a_dead_port_ejects_no_pod_from_a_service_at_another(live: LiveLab, dead: dict[str, list[str]]) -> None:
+    alive = make(live, "alive", 8080, RETRY)
+    led(live, "alive", 9)
+    assert tried(live, CLIENT, dead["dead"][0])[0][0] == "ConnectionRefusedError"
+    node = live.place("web-1").node
+    until(lambda: "demo/dead" in live.ask(node, "status")["ejected"], "pods are ejected", 3)
+    assert "demo/alive" not in live.ask(node, "status")["ejected"]
+    for said, seconds in tried(live, CLIENT, alive[0], times=20):
+        assert (said, seconds < AT_ONCE) == ("connected", True)
+
+
 def test_at_most_half_of_the_endpoints_stay_ejected(live: LiveLab, dead: dict[str, list[str]]) -> None:
     node = live.place("web-1").node
 

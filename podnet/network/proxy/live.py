@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from podnet.network.proxy.explain import Meeting
 from podnet.network.proxy.nft_chains import FAMILIES, TABLE
-from podnet.network.proxy.nftables import PROTOCOLS, frontends, ids, retries
+from podnet.network.proxy.nftables import PROTOCOLS, frontends, ids_of, retries
 from podnet.network.service_port import Endpoint, ServicePort, order
 from podnet.network.value import Value
 from podnet.network.view import is_v6
@@ -75,7 +75,7 @@ def _places(port: ServicePort) -> Iterator[Place]:
 
 def live(port: ServicePort, memory: Memory, node_addresses: Iterable[str]) -> Live:
     """`node_addresses`: where its node port is."""
-    named = {_numbers(text): endpoint.address for endpoint, text in ids(port.endpoints).items()}
+    named = {_numbers(text): endpoint.address for endpoint, text in ids_of(port).items()}
     return Live(
         dict(sorted(_affinity(port, memory, named))) if port.affinity else {},
         tuple(sorted(_ejected(memory.sets.get(ejections(port.v6), ()), named))) if retries(port) else (),
@@ -143,7 +143,7 @@ def excess(
 
 def _excess(port: ServicePort, elements: Collection[str], stayed: Collection[str]) -> frozenset[str]:
     held = {_numbers(text): text for text in elements}
-    known = ((endpoint, _numbers(text)) for endpoint, text in ids(port.endpoints).items()) if held else ()
+    known = ((endpoint, _numbers(text)) for endpoint, text in ids_of(port).items()) if held else ()
     out = {endpoint: held[numbers] for endpoint, numbers in known if numbers in held}
 
     def first(endpoint: Endpoint) -> tuple[bool, str, int]:
@@ -163,9 +163,7 @@ def ejected(services: Services, sets: Mapping[Place, Collection[str]]) -> Ejecte
         for port in ports
         for elements in [sets.get(ejections(port.v6), ())]
         if elements
-        for address in _ejected(
-            elements, {_numbers(text): endpoint.address for endpoint, text in ids(port.endpoints).items()}
-        )
+        for address in _ejected(elements, {_numbers(text): endpoint.address for endpoint, text in ids_of(port).items()})
     )
 
 

@@ -152,7 +152,7 @@ def _by_id(port: ServicePort, side: str) -> str:
 
 def _ids(ip: str, port: ServicePort, key: str, lane: int, endpoints: tuple[Endpoint, ...]) -> Iterator[Resource]:
     port = picked_by_id(port)
-    each_slot, known, place = slots(port, endpoints), ids(port.endpoints), _place(port, key, lane)
+    each_slot, known, place = slots(port, endpoints), ids_of(port), _place(port, key, lane)
     yield Element(ip, TABLE, "picks", place, f"jump k{way(port, len(each_slot))}")
     for slot, endpoint in enumerate(each_slot):
         yield Element(ip, TABLE, "ids", f"{place} . {slot}", known[endpoint])
@@ -187,13 +187,21 @@ def spread(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     return tuple(slots)
 
 
-def ids(endpoints: Iterable[Endpoint]) -> dict[Endpoint, str]:
+def ids_of(port: ServicePort) -> dict[Endpoint, str]:
+    """The ids of its endpoints; with retries a pod has another one in each port of its own, of which one may refuse
+    while the others answer."""
+    return ids(port.endpoints, apart=retries(port))
+
+
+def ids(endpoints: Iterable[Endpoint], apart: bool = False) -> dict[Endpoint, str]:
     """An id for each endpoint that stays when others come and go, but for the rare two that hash alike. It is that of
-    its address, so a pod has the same one in every port of its Service, and in every list."""
+    its address, so a pod has the same one in every port of its Service, and in every list; `apart`: of address and
+    port."""
     taken: dict[int, tuple[str, int]] = {}
     made = {}
     for endpoint in endpoints:
-        place, hashed = (endpoint.address, endpoint.port), crc32(endpoint.address.encode()) % _NUMBERS
+        place, text = (endpoint.address, endpoint.port), f"{endpoint.address} {endpoint.port}"
+        hashed = crc32((text if apart else endpoint.address).encode()) % _NUMBERS
         while taken.setdefault(hashed, place) != place:
             hashed = (hashed + 1) % _NUMBERS
         made[endpoint] = _spelt(hashed)

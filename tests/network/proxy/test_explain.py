@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from podnet.network.proxy.algorithms import ALGORITHMS, SOURCE_HASH
 from podnet.network.proxy.explain import Client, Meeting, Surroundings, client_at, explain
-from podnet.network.proxy.nftables import PROTOCOLS, elements, ids, number
+from podnet.network.proxy.nftables import PROTOCOLS, elements, ids_of, number
 from podnet.network.service_port import Endpoint, Segment, ServicePort
 from podnet.state.nft import Element
 from tests.network.proxy.meeting import (
@@ -156,7 +156,7 @@ def test_other_ways_to_pick_than_chance(algorithm: str, retry: bool) -> None:
             for each in made
             if isinstance(each, Element) and each.set == held and each.element.startswith(start)
         )
-        known = ids(port.endpoints)
+        known = ids_of(port)
         for share in where.shares:
             target = known[share.endpoint] if held == "ids" else f"{share.endpoint.address} . {share.endpoint.port}"
             assert share.percent == 100 * slots[target] / slots.total()

@@ -21,7 +21,7 @@ from podnet.network.proxy.live import (
     with_ejections,
 )
 from podnet.network.proxy.nft_chains import TABLE, Settings, table
-from podnet.network.proxy.nftables import ids
+from podnet.network.proxy.nftables import ids_of
 from podnet.network.service_port import ServicePort
 from tests.network.proxy.meeting import AFFINITY, FOUR, SIX, family, machine, node_addresses, service_port
 from tests.network.proxy.nft_machine import Packet, Walk
@@ -66,7 +66,7 @@ def test_the_sets_are_those_of_the_table() -> None:
 def test_ejected_endpoints_of_those_that_retry() -> None:
     port = service_port(retry=True)
     first, second = port.endpoints
-    known = ids(port.endpoints)
+    known = ids_of(port)
     high, _, low = known[first].partition(":")
     memory = Memory({ejections(False): (f"{high:0>4}:{low:0>4}", "fffe:1", "none")}, {})
     assert told(port, memory).ejected == (first.address,)
@@ -80,7 +80,7 @@ def test_ejected_endpoints_of_those_that_retry() -> None:
 def test_shares_while_endpoints_are_ejected() -> None:
     """Those that the chains give, walked with every first slot; a segment's clients have no retries."""
     port = service_port(here=1, there=3, retry=True, split=True)
-    net, made, known = family(port), machine(port), ids(port.endpoints)
+    net, made, known = family(port), machine(port), ids_of(port)
     out, around = port.endpoints[1:3], Surroundings((net.node,), (net.own,), (net.pods,))
     for who in (Client("outside", net.stranger), Client("pod", net.pod)):
         (meeting,) = (each for each in explain((port,), who, around) if each.scope == "cluster")
@@ -105,7 +105,7 @@ def test_shares_while_endpoints_are_ejected() -> None:
 @pytest.mark.parametrize(("number", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (7, 3)])
 def test_at_most_half_of_the_endpoints_stay_ejected(number: int, most: int, v6: bool) -> None:
     port = service_port(v6, here=0, there=number, retry=True)
-    known, place = ids(port.endpoints), ejections(v6)
+    known, place = ids_of(port), ejections(v6)
     every = frozenset(known.values())
     first, *_, last = (*port.endpoints, *port.endpoints)
     for before in (frozenset(), frozenset({(KEY, last.address)})):
@@ -119,7 +119,7 @@ def test_at_most_half_of_the_endpoints_stay_ejected(number: int, most: int, v6: 
 def test_half_of_this_nodes_endpoints_where_a_policy_is_local() -> None:
     port = service_port(here=1, there=3, local=(True, False), retry=True)
     (own,) = port.internal
-    sets = {ejections(False): frozenset({ids(port.endpoints)[own]})}
+    sets = {ejections(False): frozenset({ids_of(port)[own]})}
     assert excess({KEY: (port,)}, sets, frozenset()) == sets, "nobody would be left for clients inside"
 
 

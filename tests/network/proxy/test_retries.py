@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from podnet.network.proxy.nft_chains import ATTEMPTS, REDRAWS
-from podnet.network.proxy.nftables import ids
+from podnet.network.proxy.nftables import ids_of
 from tests.network.proxy.meeting import family, machine, service_port
 from tests.network.proxy.nft_machine import Machine, Packet, Walk
 
@@ -53,9 +53,20 @@ def test_who_picks_an_ejected_endpoint_picks_again_but_not_for_ever() -> None:
     port = service_port(here=0, there=4, retry=True)
     net, made = family(port), machine(port)
     packet = Packet(net.pod, net.cluster_ip, 80)
-    known = ids(port.cluster)
+    known = ids_of(port)
     targets = {slot: f"{each.address} . {each.port}" for slot, each in enumerate(port.cluster)}
     made.held["ejected"] = {known[each]: "" for each in port.cluster[:3]}
     assert picks(made, packet, 0, 1, 2, 3) == targets[3]
     made.held["ejected"] = {known[each]: "" for each in port.cluster}
     assert picks(made, packet._replace(from_port=40001), *[0] * REDRAWS, 2) == targets[2], "somebody is asked"
+
+
+def test_one_port_of_a_pod_may_be_ejected_while_another_serves() -> None:
+    """Services of the same pods: what one finds out says nothing of another port, and all of the same one."""
+    here = service_port(retry=True)
+    other = replace(
+        here, port=81, internal=tuple(replace(each, port=9) for each in here.internal), external=(), cluster=()
+    )
+    same = replace(here, port=82)
+    assert not set(ids_of(here).values()) & set(ids_of(other).values())
+    assert ids_of(here) == ids_of(same)
