@@ -177,7 +177,8 @@ def _applied(
 ) -> None:
     if agent.last is not None:
         serving.applied(agent.seconds, agent.passes == 1, agent.last, agent.current)
-    publisher.publish(seen, agent.problems)
+    node = agent.cluster.nodes.get(("", agent.node)) if agent.cluster else None
+    publisher.publish(seen, agent.problems, node.metadata.annotations if node else None)
     if reason is None:
         conflist.publish()
     else:

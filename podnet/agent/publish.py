@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from podnet.agent import events
 from podnet.client.api import Api
@@ -29,10 +29,17 @@ OF_SERVICES = ("Service/", "ServiceRoute/")
 GRACE = 10.0
 """Seconds that a problem must last before it is reported: a node that joins has no range for a moment."""
 
+STALE = 2.0
+"""Seconds after which what the Node object shows is no longer a snapshot from before our write."""
+
 MOST_INCIDENTS = 100
 """So many wait for an API server that is away."""
 
 Words = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
 
 
 class Publisher:
@@ -46,13 +53,17 @@ class Publisher:
         self._memo: Memo = {}
         self._words: Words | None = None
         self._written: Words | None = None
+        self._shown: Words | None = None
         self._since: dict[Problem, float] = {}
         self._reported: set[Problem] = set()
         self._incidents: deque[Problem] = deque(maxlen=MOST_INCIDENTS)
         self._wake = asyncio.Event()
 
-    def publish(self, applied: NodeView | None, problems: tuple[Problem, ...]) -> None:
-        """Take note of a pass; `applied` is None when it left something undone, which is then not announced."""
+    def publish(
+        self, applied: NodeView | None, problems: tuple[Problem, ...], shown: Mapping[str, str] | None = None
+    ) -> None:
+        """Take note of a pass; `applied` is None when it left something undone, which is then not announced. `shown`
+        are the annotations of the Node object: what somebody else wrote there is put right."""
         if applied is not None:
             parts = (applied.me, applied.peers, applied.network)
             self._words = recall(self._memo, "published", parts, lambda: published(applied))
@@ -68,6 +79,15 @@ class Publisher:
         self._since = {problem: self._since.get(problem, loop.time()) for problem in mine}
         self._reported &= self._since.keys()
         if self._words not in (None, self._written):
+            self._wake.set()
+        if shown is not None:
+            self._shown = _split(shown.get(ACCEPTS_ANNOTATION, "")), _split(shown.get(SENDS_ANNOTATION, ""))
+            if self._written not in (None, self._shown):
+                loop.call_later(STALE, self._put_right)
+
+    def _put_right(self) -> None:
+        if self._written not in (None, self._shown):
+            self._written = None
             self._wake.set()
 
     def _concerns(self, problem: Problem) -> bool:

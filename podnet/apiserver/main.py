@@ -11,7 +11,8 @@ import signal
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from itertools import product
 
 import click
 import msgspec
@@ -64,6 +65,9 @@ class Options(msgspec.Struct, frozen=True):
         found = [Range.parse(text) for words in self.service_cluster_ip_range for text in words.split(",")]
         if len({each.family for each in found}) < len(found):
             raise ValueError("there may be one range of each family")
+        for each, pods in product(found, map(ip_network, self.pod_cidr)):
+            if each.network.version == pods.version and each.network.overlaps(pods):
+                raise ValueError(f"{each.network} overlaps --pod-cidr {pods}: give Services a range of their own")
         return found
 
     @property

@@ -8,7 +8,7 @@ from podnet.objects.core import Node, NodeAddress, NodeSpec, NodeStatus
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import NETWORK_NAME, NetworkConfig, NetworkSpec
 
-POD_CIDR = "10.0.0.0/8"
+POD_CIDR = "10.0.0.0/10"
 
 
 def node(number: int) -> Node:

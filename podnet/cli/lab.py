@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -179,12 +180,13 @@ def _check(name: str, say: Clock) -> int:
 
 def _hints(made: Lab, demo: bool) -> str:
     name = "" if made.name == registry.DEFAULT_NAME else f" --name {made.name}"
+    podnet = "podnet" if shutil.which("podnet") else os.path.relpath(sys.argv[0])
     lines = [
         f"kubectl --kubeconfig {made.kubeconfig} get pods -A -o wide",
-        *([f"podnet lab exec{name} demo/web-1 -- ip addr"] if demo else []),
-        f"podnet lab exec{name} node1 -- ip route",
-        f"podnet lab status{name}",
-        f"podnet lab down{name}",
+        *([f"{podnet} lab exec{name} demo/web-1 -- ip addr"] if demo else []),
+        f"{podnet} lab exec{name} node1 -- ip route",
+        f"{podnet} lab status{name}",
+        f"{podnet} lab down{name}",
     ]
     return "\nTry next:\n" + "\n".join(f"  {line}" for line in lines)
 

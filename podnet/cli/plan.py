@@ -79,7 +79,8 @@ def _asked(target: Target, diff: bool) -> Iterator[Shown]:
 def _text(shown: list[Shown], diff: bool) -> str:
     if len(shown) == 1:
         return str(shown[0]["text"]).rstrip("\n") or ("no difference" if diff else "nothing")
-    return "\n".join(f"# {each['node']}\n{each['text']}" for each in shown).rstrip("\n")
+    none = "no difference\n" if diff else "nothing\n"
+    return "\n".join(f"# {each['node']}\n{each['text'] or none}" for each in shown).rstrip("\n")
 
 
 def _computed(file: TextIO, name: str | None, uplink: str, mtu: int) -> Iterator[Shown]:

@@ -116,6 +116,20 @@ async def test_only_the_newest_words_survive_an_outage(desk: Desk) -> None:
     ]
 
 
+async def test_what_somebody_else_writes_there_is_put_right(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But a snapshot from before our own write is nobody's."""
+    monkeypatch.setattr(module, "STALE", 0.05)
+    desk.publisher.publish(seen(), (), {})
+    await until(lambda: bool(desk.api.patches))
+    desk.publisher.publish(seen(), (), {})
+    desk.publisher.publish(seen(), (), desk.api.patches[0])
+    await asyncio.sleep(0.1)
+    assert len(desk.api.patches) == 1
+    desk.publisher.publish(seen(), (), {**desk.api.patches[0], "podnet.dev/accepts": "host-gw"})
+    await until(lambda: len(desk.api.patches) == 2)
+    assert desk.api.patches[0] == desk.api.patches[1]
+
+
 async def test_what_was_decided_before_the_last_look_is_not_said(desk: Desk) -> None:
     desk.api.failures = 1
     desk.publisher.publish(seen(), ())

@@ -60,7 +60,7 @@ def test_a_difference_ends_with_1(podnet: Podnet, agent: Agent) -> None:
 def test_all_nodes_of_a_lab_or_one(podnet: Podnet, agent: Agent, bare: Path) -> None:
     for each, steps in zip(make_lab().nodes, (STEPS, {"steps": [], "text": ""}), strict=True):
         agent(each.run_dir, status=STATUS | {"node": each.name}, plan=steps)
-    assert podnet("plan", "--diff") == (1, "# node1\n+ route 10.244.2.0/24\n\n# node2\n", "")
+    assert podnet("plan", "--diff") == (1, "# node1\n+ route 10.244.2.0/24\n\n# node2\nno difference\n", "")
     assert podnet("plan", "--diff", "--node", "node2") == (0, "no difference\n", "")
     assert podnet("plan", "--node", "node7")[2] == (
         "podnet: there is no node node7 here: lab default has node1, node2\n"
