@@ -194,6 +194,9 @@ class Stub:
         """This kernel puts nothing into sets by itself."""
         return ()
 
+    def forget(self, family: str, table: str, name: str, elements: Iterable[str]) -> None:
+        """So nothing can be taken out of them."""
+
     def translated(self) -> dict[tuple[int, str, int, str], int]:
         """Nor are there connections."""
         return {}
