@@ -266,12 +266,13 @@ class World:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until every node has heard of all changes of Services and slices: a later change is seen everywhere."""
+        """Wait until every node has heard of all changes of Services and slices: a later change is seen everywhere, in
+        IPv6, which is written after IPv4."""
         self._canary += 1
         port, other = 20000 + self._canary, self._canary % 2
         canary = Service("canary", CANARY)
         ports = [{"name": "c", "port": port, "protocol": "TCP"}]
-        document = self._slice("canary", False, ports, OTHER_PORT if other else PORT, [Endpoint("a")])
+        document = self._slice("canary", True, ports, OTHER_PORT if other else PORT, [Endpoint("a")])
         document["metadata"]["name"] = "canary"
 
         async def change(api: Api) -> None:
@@ -279,13 +280,13 @@ class World:
                 await api.patch(ENDPOINTSLICES, "canary", {"ports": document["ports"]}, NAMESPACE, into=dict)
                 await api.patch(SERVICES, "canary", {"spec": {"ports": ports}}, NAMESPACE, into=dict)
                 return
-            spec = {"clusterIP": canary.cluster(False), "ports": ports}
+            spec = {"clusterIP": canary.cluster(True), "ipFamilies": ["IPv6"], "ports": ports}
             await api.create(ENDPOINTSLICES, document, into=dict)
             metadata = {"name": "canary", "namespace": NAMESPACE}
             await api.create(SERVICES, {"metadata": metadata, "spec": spec}, into=dict)
 
         self.live.api(change)
-        asks = [Ask(self.clients[node.name], canary.cluster(False), port) for node in self.live.lab.nodes]
+        asks = [Ask(self.clients[node.name], canary.cluster(True), port) for node in self.live.lab.nodes]
         wanted = {"a-alt" if other else "a"}
         until(lambda: {answer.server for answer in ask_all(asks)} == wanted, "every node has heard of the Services")
 

@@ -273,6 +273,7 @@ def test_established_connections_live_through_everything(lab: World, v6: bool) -
         assert all(flow.echoes() for flow in opened), "after the death of agents"
         lab.proxy(mode="none")
         until(lambda: {answer.server for answer in ask_all(asks)} == {""}, "nobody makes Services")
+        until(lambda: all(lab.live.settled(node.name) for node in lab.live.lab.nodes), "nor refuses them any more")
         assert all(flow.echoes() for flow in opened), "without a proxy"
         early = [Flow(ask, wait=False) for ask in asks[::8]]
         lab.proxy(mode=lab.name)

@@ -3,7 +3,8 @@
 From a packet's point of view: kube-proxy's chains had their turn, and its destination is still a cluster address. There
 nobody has that address, so it would go out of the uplink and be lost. Here it is refused as in the other modes; one to
 an address of the Services' ranges that no Service has is dropped. What was translated, and what kube-proxy's table
-`filter` refuses or drops itself, does not come here.
+`filter` refuses or drops itself, does not come here. Nor does what a client sends again that asked before the Service
+was there: the flow table has confirmed that flow, and podnet is about to forget it, so that the next SYN is served.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _CHAINS = """\
 %(unused)s  }
   chain forward {
     type filter hook forward priority filter + 10; policy accept;
-    ct state new jump refuse
+    ct state new ct status & confirmed == 0 jump refuse
   }
   chain output {
     type filter hook output priority filter + 10; policy accept;
-    ct state new jump refuse
+    ct state new ct status & confirmed == 0 jump refuse
   }
 """
 

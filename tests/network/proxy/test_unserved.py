@@ -23,7 +23,8 @@ def test_only_mode_iptables_has_it() -> None:
 def test_it_comes_after_kube_proxys_own_refusals_and_touches_first_packets_only() -> None:
     body = unserved.table(True, ("fd00:96::/112",)).body
     for hook in ("forward", "output"):
-        rules = f"type filter hook {hook} priority filter + 10; policy accept;\n    ct state new jump refuse\n"
+        base = f"    type filter hook {hook} priority filter + 10; policy accept;\n"
+        rules = f"{base}    ct state new ct status & confirmed == 0 jump refuse\n"
         assert rules in body
     refusals = body.partition("chain refuse {")[2].partition("}\n  chain")[0].split("\n")
     assert [rule.strip() for rule in refusals if rule.strip()] == [
