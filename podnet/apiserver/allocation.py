@@ -20,13 +20,13 @@ from podnet.apiserver.status import ApiError, Document, invalid, resource
 from podnet.apiserver.store import Store
 from podnet.apiserver.validation.rules import wrong
 from podnet.apiserver.validation.service import cluster_ips
-from podnet.network.controllers import debug_ports, external_pods, node_ports, service_fields, service_ips
+from podnet.network.controllers import debug_ports, external_pods, node_ports, pod_cidrs, service_fields, service_ips
 from podnet.network.controllers.bands import Dice
 from podnet.network.controllers.node_ports import Numbers, PortRange
 from podnet.network.controllers.service_ips import Range, Refusal, Token
 from podnet.objects.codec import InvalidObject, convert, decode
 from podnet.objects.core import Node, Pod
-from podnet.objects.kinds import DEBUGPORTS, EXTERNALPODS, NODES, PODS, SERVICES, Kind
+from podnet.objects.kinds import DEBUGPORTS, EXTERNALPODS, NETWORKCONFIGS, NODES, PODS, SERVICES, Kind
 from podnet.objects.leases import EXTERNAL_ANNOTATION, DebugPort, ExternalPods
 from podnet.objects.meta import Object
 from podnet.objects.services import Service
@@ -87,8 +87,22 @@ class Allocation:
 
     def settle_for(self, kind: Kind) -> Callable[[Document, Document | None], None] | None:
         """What completes objects of this kind; None when they have nothing to be given."""
-        found = {SERVICES.kind: self.settle, PODS.kind: self.settle_pod, DEBUGPORTS.kind: self.settle_debug_port}
+        found = {
+            SERVICES.kind: self.settle,
+            PODS.kind: self.settle_pod,
+            DEBUGPORTS.kind: self.settle_debug_port,
+            NETWORKCONFIGS.kind: self.settle_network,
+        }
         return found.get(kind.kind)
+
+    def settle_network(self, document: Document, old: Document | None) -> None:
+        """See that nodes keep the ranges that they were given. Raises ApiError 422."""
+        before, after = ((each or {}).get("spec", {}).get("podCIDRs") or () for each in (old, document))
+        if before and before != after:
+            records = self._store.records(Selection(resource(NODES)))
+            nodes = filter(None, (_decoded(record, Node) for record in records))
+            if why := pod_cidrs.stranded(nodes, before, after):
+                raise invalid(NETWORKCONFIGS, document["metadata"]["name"], [wrong("spec.podCIDRs", after, why)])
 
     def settle_pod(self, document: Document, old: Document | None) -> None:
         """Give a pod its external ports."""

@@ -67,6 +67,17 @@ async def test_a_configuration_that_comes_late_serves_the_nodes_that_wait(api: A
     await found(api, NODES.path("", "n1"), lambda node: node["spec"].get("podCIDRs") == ["10.244.0.0/24"])
 
 
+async def test_nodes_keep_their_ranges(api: Api) -> None:
+    await api.create(NETWORKCONFIGS, make.network_config())
+    await api.create(NODES, make.node())
+    await found(api, NODES.path("", "n1"), lambda node: node["spec"].get("podCIDRs"))
+    path = NETWORKCONFIGS.path("", "default")
+    code, said = await api.patch(path, {"spec": {"podCIDRs": ["10.9.0.0/16"]}})
+    assert (code, said["details"]["causes"][0]["field"]) == (422, "spec.podCIDRs")
+    assert "Node n1 has 10.244.0.0/24" in said["message"]
+    assert (await api.patch(path, {"spec": {"podCIDRs": ["10.240.0.0/12"]}}))[0] == 200
+
+
 async def test_the_range_of_the_command_line_serves_without_a_configuration(tmp_path: Path) -> None:
     async with serving(tmp_path, pod_cidr=("10.9.0.0/16",)) as api:
         await api.create(NODES, make.node())

@@ -38,6 +38,27 @@ def allocate(nodes: Iterable[Node], cluster: Sequence[str], masks: NodeMask) -> 
             yield Report(NODES, node, "CIDRNotAvailable", message)
 
 
+def stranded(nodes: Iterable[Node], old: Sequence[str], new: Sequence[str]) -> str:
+    """Whose ranges the cluster's would leave with a change from `old` to `new`, in a sentence; "" when nobody's.
+
+    Their pods would go on with addresses that the others take for ones outside the cluster.
+    """
+    left = [
+        f"{node.metadata.name} has {range_}"
+        for node in nodes
+        for range_ in _networks(node.spec.pod_cidrs)
+        if _inside(range_, old) and not _inside(range_, new)
+    ]
+    if not left:
+        return ""
+    more = f" and {len(left) - 1} more are like that" if len(left) > 1 else ""
+    return f"must hold the ranges that nodes have: Node {left[0]}{more}; widen a range, or remove them first"
+
+
+def _inside(network: Network, ranges: Iterable[str]) -> bool:
+    return any(network.version == each.version and network.subnet_of(each) for each in _networks(ranges))  # type: ignore[arg-type]
+
+
 def _networks(texts: Iterable[str]) -> Iterator[Network]:
     return (ipaddress.ip_network(text, strict=False) for text in texts)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podnet.network.controllers.actions import Patch, Report
-from podnet.network.controllers.pod_cidrs import allocate
+from podnet.network.controllers.pod_cidrs import allocate, stranded
 from podnet.objects.core import Node, NodeSpec
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import NodeMask
@@ -134,3 +134,16 @@ def test_ranges_never_overlap_are_inside_and_run_out_only_when_they_must(
                 break
         else:
             raise AssertionError("a range was free in every family")
+
+
+def test_a_change_strands_no_node() -> None:
+    nodes = [
+        node("n1", "10.244.0.0/24", "fd00:10::/64"),
+        node("n2", "10.244.1.0/24"),
+        node("n3", "172.31.0.0/24"),
+        node("n4"),
+    ]
+    old = ("10.244.0.0/16", "fd00:10::/48")
+    assert stranded(nodes, old, ("10.240.0.0/12", "fd00:10::/40")) == ""
+    assert "Node n1 has fd00:10::/64; widen" in stranded(nodes, old, ("10.244.0.0/16",))
+    assert "Node n1 has 10.244.0.0/24 and 1 more are like that" in stranded(nodes, old, ("10.9.0.0/16", "fd00:10::/48"))
