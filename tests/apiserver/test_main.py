@@ -132,10 +132,7 @@ def test_ready_within_a_second(tmp_path: Path) -> None:
         (["--listen", "192.0.2.1:6443"], "cannot listen on 192.0.2.1:6443"),
         (["--listen-fd", "99"], "--listen-fd 99 is no open socket"),
         (["--pod-cidr", "10.0.0.1"], "--pod-cidr[0]: Invalid value"),
-        (
-            ["--pod-cidr", "10.0.0.0/8"],
-            "10.96.0.0/16 overlaps --pod-cidr 10.0.0.0/8: give Services",
-        ),
+        (["--pod-cidr", "10.0.0.0/8"], "10.96.0.0/16 overlaps --pod-cidr 10.0.0.0/8: give Services"),
         (["--pod-cidr", "10.0.0.0/8", "--pod-cidr", "10.0.0.0/8"], "--pod-cidr[1]: Invalid value"),
         (["--durability", "sometimes"], "durability"),
         (["--service-cluster-ip-range", "10.96.0.1/16"], "--service-cluster-ip-range: 10.96.0.1/16 has host bits set"),
