@@ -227,8 +227,12 @@ def test_status_as_a_table(
     assert "summary:" in out
 
 
-def test_the_hints_fit_the_lab(root: Path) -> None:
-    assert "podnet lab down --name one" in cli._hints(make_lab(root, "one"), True)
+def test_the_hints_fit_the_lab(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [os.path.abspath(".venv/bin/podnet"), "lab", "up"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "  .venv/bin/podnet lab down --name one" in cli._hints(make_lab(root, "one"), True)
+    monkeypatch.setattr(cli.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "  podnet lab down --name one" in cli._hints(make_lab(root, "one"), True)
     assert "--name" not in cli._hints(make_lab(root, "default"), False)
 
 
