@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,9 +231,10 @@ def test_status_as_a_table(
 def test_the_hints_fit_the_lab(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [os.path.abspath(".venv/bin/podnet"), "lab", "up"])
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "  .venv/bin/podnet lab down --name one" in cli._hints(make_lab(root, "one"), True)
-    monkeypatch.setattr(cli.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "  podnet lab down --name one" in cli._hints(make_lab(root, "one"), True)
+    one = make_lab(root, "one")
+    assert "  .venv/bin/podnet lab down --name one" in cli._hints(one, True)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "  podnet lab down --name one" in cli._hints(one, True)
     assert "--name" not in cli._hints(make_lab(root, "default"), False)
 
 
