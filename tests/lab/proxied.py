@@ -37,6 +37,7 @@ NODE = ("10.9.0.1", "fd00:9::1")
 VIP = {False: "10.96.0.10", True: "fd00:96::10"}
 SERVERS = (2, 3, 4)
 SPEC = NetworkSpec(pod_cidrs=("10.1.0.0/16", "fd00:1::/32"), proxy=ProxySpec(mode="userspace"))
+KINDS = frozenset({"NftTable", "Element", "Sysctl"})
 VIEW = NodeView(NodeInfo("node1", NODE, ("10.1.1.0/24", "fd00:1:1::/64")), (), SPEC, LocalFacts("node1", "up0"))
 
 
@@ -123,9 +124,9 @@ class Node:
     def serve(self, *ports: ServicePort) -> Status:
         """Bring rules and proxy to these, as an agent would."""
         wanted = state(r for unit in (frame(VIEW), *(serve(VIEW, (port,)) for port in ports)) for r in unit)
-        outcome = self.plane.apply(plan(wanted, self.plane.read(wanted, frozenset({"NftTable", "Element"}))))
+        outcome = self.plane.apply(plan(wanted, self.plane.read(wanted, KINDS)))
         assert not outcome.failed
-        assert not plan(wanted, self.plane.read(wanted, frozenset({"NftTable", "Element"})))
+        assert not plan(wanted, self.plane.read(wanted, KINDS))
         heard: list[Status] = []
 
         async def tell() -> None:

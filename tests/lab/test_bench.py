@@ -72,7 +72,7 @@ def test_cni() -> None:
 
 
 def test_path() -> None:
-    check(bench("path"), "path", 2)
+    check(bench("path"), "path", 6)
 
 
 def test_plan() -> None:
