@@ -49,14 +49,18 @@ def pair(site: Site) -> Iterator[tuple[str, str]]:
     """A container on each node, with their addresses."""
     for engine in site.engines:
         engine.run("web")
-    yield (address(site.engines[0], "web"), address(site.engines[1], "web"))
-    for engine in site.engines:
-        engine.remove("web")
+    try:
+        yield (address(site.engines[0], "web"), address(site.engines[1], "web"))
+    finally:
+        for engine in site.engines:
+            engine.remove("web")
 
 
 def address(engine: Engine, name: str) -> str:
     """The address that the container itself sees."""
-    words = engine.execute(name, "/bin/ip", "-4", "addr", "show", "dev", "eth0").split()
+    said = engine.execute(name, "/bin/ip", "-4", "addr", "show", "dev", "eth0")
+    words = said.split()
+    assert "inet" in words, f"{name} has no address: {said!r}"
     return words[words.index("inet") + 1].partition("/")[0]
 
 

@@ -229,7 +229,7 @@ def test_udp_that_came_before_its_endpoints_or_its_service(lab: World, v6: bool)
 def test_udp_flows_over_an_agents_death(lab: World, v6: bool) -> None:
     """Its restart forgets nothing; what changed while it was away is made good."""
     lab.endpoints("datagrams", "a", "b")
-    near = datagrams(lab, v6)["node1"]
+    near = datagrams(lab, v6)["node1"] * 3
     with flows(near) as opened:
         said = [flow.say() for flow in opened]
         before = identities(lab, ["node1"] * len(near), opened, v6)
