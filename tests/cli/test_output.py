@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from podnet.cli.output import cell, emit, encode, output_option, table
@@ -48,6 +48,7 @@ def test_cell(value: object, text: str) -> None:
     assert cell(value) == text
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
 def test_programs_read_back_what_was_given(value: object) -> None:

@@ -152,7 +152,7 @@ async def play(history: list[tuple[tuple[Any, ...], float]]) -> None:
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
 @given(HISTORY)
 def test_the_snapshot_comes_to_the_truth(history: list[tuple[tuple[Any, ...], float]]) -> None:
     asyncio.run(play(history))

@@ -150,7 +150,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(STEP, min_size=40, max_size=80))
 def test_no_interleaving_loses_a_packet_and_all_ends_in_the_wanted_scheme(steps: list[tuple[str | int, ...]]) -> None:
     run(steps)

@@ -143,7 +143,7 @@ def view(index: Backings, key: tuple[str, str]) -> Backing:
     return replace(index.backing(key), withdrawn=False, taken=(), sites=dict(index.backing(key).sites))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(WORLDS, st.data())
 def test_the_way_does_not_matter(history: list[Object], data: st.DataObject) -> None:
     index = Backings()
