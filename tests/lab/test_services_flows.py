@@ -290,8 +290,8 @@ def test_connections_through_localhost_live_through_every_other_mode(lab: World,
         return
     lab.endpoints("connections", "a", "b")
     here, place = lab.name, ("::1" if v6 else "127.0.0.1", lab.services["connections"].node_port)
-    kept = [Ask(lab.clients["node1"], *place)] * 4
-    datagrams = [Ask(lab.clients["node1"], *place, "udp")] * 4
+    kept = [Ask(lab.clients["node1"], *place)] * 20
+    datagrams = [Ask(lab.clients["node1"], *place, "udp")] * 20
     with flows(kept) as opened, flows(datagrams) as heard:
         said = [flow.say() for flow in heard]
         assert {flow.server for flow in opened} == {*said} == {"a", "b"}
