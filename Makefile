@@ -45,6 +45,7 @@ setup:  ## install what is missing; leaves .venv/bin/podnet and .venv/bin/podnet
 .venv/installed: .venv/locked pyproject.toml hatch_build.py $(NATIVE)
 	@echo "podnet: compiling native/ and installing the commands" >&2
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --no-index --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q podnet
 	@touch $@
 
 up: setup  ## bring up a 3-node cluster, check it, say what to try next
