@@ -41,7 +41,7 @@ DEL_SECONDS = 30.0
 node_option = click.option("--node", default=None, metavar="NAME", help="This node only.")
 
 
-@click.group()
+@click.group(epilog="\b\nExamples:\n  podnet ipam show\n  podnet ipam check --repair")
 def command() -> None:
     """Show the addresses given to pods; compare them with what is there."""
 

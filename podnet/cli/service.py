@@ -59,7 +59,7 @@ class From(NamedTuple):
     client: Client
 
 
-@click.group()
+@click.group(epilog="\b\nExamples:\n  podnet service list\n  podnet service describe web --from 198.51.100.7")
 def command() -> None:
     """Show the Services, and what a packet to one would meet."""
 
