@@ -53,11 +53,16 @@ def described(live: LiveLab, name: str, *words: str, code: int = 0) -> dict[str,
 
 
 def ready(live: LiveLab, name: str, number: int) -> None:
-    until(lambda: [each["ready"] for each in shown(live, name)] == [number], f"{name} has {number} endpoints", 15)
+    """What the node decided, and what its kernel holds of it, both families."""
+
+    def there() -> bool:
+        return [(each["ready"], each["held"]) for each in shown(live, name, "")] == [(number, True)]
+
+    until(there, f"{name} has {number} endpoints", 15, 0.1)
 
 
-def shown(live: LiveLab, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = live.ask("node1", f"services?namespace=demo&name={name}&brief=1")["services"]
+def shown(live: LiveLab, name: str, brief: str = "&brief=1") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = live.ask("node1", f"services?namespace=demo&name={name}{brief}")["services"]
     return [each for each in found if each["ports"]]
 
 
