@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from weakref import WeakValueDictionary
+from zlib import crc32
 
 from podnet.network.service_port import Endpoint, Scope, Segment, ServicePort
 
@@ -65,11 +66,12 @@ class Keep:
 
 
 class Ring:
-    """The turns of one ServicePort."""
+    """The turns of one ServicePort. `start`: whose turn is first; if that were everywhere the first endpoint, it would
+    get every connection of all Services that are asked only now and then."""
 
-    def __init__(self, keep: Keep | None = None) -> None:
+    def __init__(self, keep: Keep | None = None, start: int = 0) -> None:
         self.keep = Keep() if keep is None else keep
-        self._turn = 0
+        self._turn = start
         self._owed: dict[tuple[Endpoint, ...], list[int]] = {}
 
     def pick(
@@ -115,7 +117,7 @@ class Entry:
     def __init__(self, port: ServicePort, keep: Keep) -> None:
         self.port = port
         self.gone = False
-        self.ring = Ring(keep)
+        self.ring = Ring(keep, crc32(repr(identity(port)).encode()))
         self._segments: tuple[tuple[tuple[Network, ...], Segment], ...] = ()
         self.become(port)
 

@@ -20,6 +20,12 @@ def test_everybody_gets_a_turn():
     assert [ring.pick((A, B, C), "x", 0) for _ in range(7)] == [A, B, C, A, B, C, A]
 
 
+def test_services_that_are_seldom_asked_do_not_all_begin_with_the_same_endpoint():
+    ports = [msgspec.structs.replace(PLAIN, port=number, internal=(A, B)) for number in range(80, 112)]
+    first = Counter(entry.pick("cluster", True, "x", 0) for entry in table(*ports).entries)
+    assert min(first[A], first[B]) >= 8
+
+
 def test_nobody_to_pick():
     assert Ring().pick((), "x", 0, affinity=10) is None
 
