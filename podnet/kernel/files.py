@@ -23,8 +23,9 @@ def load(path: str, shape: type[T]) -> T | None:
 
 
 def store(path: str, content: object) -> None:
-    """Put content into a JSON file, so that a reader sees the old or the new one."""
-    beside = f"{path}.new"
+    """Put content into a JSON file, so that a reader sees the old or the new one. Each process writes beside it under a
+    name of its own: `podnet clean --force` works beside an agent."""
+    beside = f"{path}.{os.getpid()}.new"
     with open(beside, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(content), indent=1))
     os.replace(beside, path)

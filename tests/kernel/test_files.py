@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -36,10 +39,20 @@ def test_a_missing_file_is_none(tmp_path: Path) -> None:
 def test_a_crash_while_writing_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "note.json"
     store(str(path), Note(["old"]))
-    (tmp_path / "note.json.new").write_text('{"wor')
+    (tmp_path / f"note.json.{os.getpid()}.new").write_text('{"wor')
     assert load(str(path), Note) == Note(["old"])
     store(str(path), Note(["new"]))
     assert load(str(path), Note) == Note(["new"])
+
+
+def test_two_processes_write_at_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "note.json")
+    script = f"from podnet.kernel.files import store\nfor _ in range(2000): store({path!r}, {{'words': ['other']}})"
+    with subprocess.Popen([sys.executable, "-c", script]) as other:
+        while other.poll() is None:
+            store(path, Note(["own"]))
+    assert other.returncode == 0
+    assert load(path, Note) in (Note(["own"]), Note(["other"]))
 
 
 def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
