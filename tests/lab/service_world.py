@@ -69,7 +69,7 @@ class Mode(NamedTuple):
 
 MODES: Mapping[str, Mode] = {
     "nftables": Mode(),
-    "iptables": Mode(itself=False, refusal=1.3),
+    "iptables": Mode(itself=False),
     "userspace": Mode(keeps=False, localhost="46", sctp=False, refusal=1.3),
     "ipvs": Mode(localhost="", cluster=False, expires=False, refusal=1.3),
 }

@@ -96,7 +96,7 @@ class Iptables:
     def serve(self, view: NodeView, ports: tuple[ServicePort, ...]) -> Iterator[Resource]:
         """The chains that are this Service's alone."""
         for port in _of(view, ports):
-            yield unserved.address(port.cluster_ip)
+            yield from unserved.serve(port)
             yield from iptables.own(port, _settings(view, port.v6))
 
     def together(self, view: NodeView, services: Services, memo: Memo) -> Iterator[Resource]:

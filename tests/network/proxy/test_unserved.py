@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+from msgspec.structs import replace
+
 from podnet.network.proxy import unserved
 from podnet.network.proxy.feature import MODES, frame, serve
+from podnet.network.proxy.iptables import shared
+from podnet.network.service_port import ServicePort
 from podnet.objects.network import ProxySpec
 from podnet.state.nft import Element, NftTable
+from tests.network.proxy.kube_proxy import SERVICES, SETTINGS, SVC6
 from tests.worlds import cluster, config, node, seen, service
+
+EMPTY = replace(SVC6, service="empty", node_port=3006, external_ips=("192.168.99.66",), balancer_ips=("6.6.6.6",))
+HOOKS = {"KUBE-SERVICES": "refused", "KUBE-EXTERNAL-SERVICES": "refused-outside"}
 
 
 def test_only_mode_iptables_has_it() -> None:
@@ -17,7 +26,33 @@ def test_only_mode_iptables_has_it() -> None:
         made = [*frame(view), *(each for ports in view.services.values() for each in serve(view, ports))]
         tables = [each for each in made if isinstance(each, NftTable) and each.name == unserved.TABLE]
         known = {each.element for each in made if isinstance(each, Element) and each.table == unserved.TABLE}
-        assert (len(tables), known) == ((1, {"10.96.0.1"}) if name == "iptables" else (0, set()))
+        assert (len(tables), known) == ((1, {"10.96.0.1", "10.96.0.1 . 80"}) if name == "iptables" else (0, set()))
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("port", [*SERVICES, EMPTY], ids=lambda port: port.service)
+def test_what_kube_proxy_refuses_is_known_for_tcp(port: ServicePort, protocol: str) -> None:
+    """Nothing less, and nothing that its chains drop or let pass."""
+    port = replace(port, protocol=protocol)
+    refused = {line for line in shared(port, SETTINGS) if line[2].endswith("-j REJECT")} if protocol == "tcp" else set()
+    known = {(each.set, each.element) for each in unserved.serve(port)} - {("cluster-ips", port.cluster_ip)}
+    assert known == {(HOOKS[chain] if "-d " in rule else "refused-ports", _to(rule)) for _, chain, rule in refused}
+
+
+def _to(rule: str) -> str:
+    words = rule.split()
+    return " . ".join(words[words.index(option) + 1] for option in ("-d", "--dport") if option in words)
+
+
+def test_each_hook_resets_what_kube_proxy_refuses_there_just_before_it_does() -> None:
+    body = unserved.table(False, ()).body
+    for hook, sets in (("input", "outside ports"), ("forward", " outside"), ("output", "")):
+        base = f"    type filter hook {hook} priority filter - 10; policy accept;\n"
+        rules = body.partition(base)[2].partition("  }")[0].strip().split("\n")
+        assert [rule.partition("@")[2] for rule in rules] == [
+            f"refused{'-' * bool(name)}{name} reject with tcp reset" for name in sets.split(" ")
+        ]
+        assert all(rule.strip().startswith("ct state new ") for rule in rules)
 
 
 def test_it_comes_after_kube_proxys_own_refusals_and_touches_first_packets_only() -> None:
