@@ -22,6 +22,11 @@ from tests.lab.talk import RESET
 QUIET = 0.5
 """When nothing more has come for so long (seconds), what is unanswered is lost. A second SYN would leave after 1 s."""
 
+AT_ONCE = 0.3
+"""Within so many seconds one is refused at once; a second SYN leaves after one."""
+
+_TWO_SECONDS = struct.pack("ll", 2, 0)
+
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -120,6 +125,16 @@ def _word(error: OSError) -> str:
     if error.errno == errno.ECONNREFUSED:
         return "refused"
     return errno.errorcode.get(error.errno or 0, str(error))
+
+
+def connected(client: Client, host: str, port: int) -> tuple[float, int]:
+    """By one connect() that blocks: after how many seconds it was over, and its error number."""
+    with client.socket("tcp", v6=":" in host) as connection:
+        connection.setblocking(True)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TWO_SECONDS)
+        began = time.monotonic()
+        error = connection.connect_ex((host, port))
+        return time.monotonic() - began, error
 
 
 class Flow:

@@ -6,6 +6,7 @@ import errno
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from podnet.kernel import iptables, netns
 from podnet.kernel.dataplane import KernelDataplane
 from podnet.kernel.iptables import Iptables
 from podnet.kernel.outcome import Outcome, Tally
+from podnet.network.proxy import unserved
 from podnet.network.proxy.iptables import Settings, chains
 from podnet.network.service_port import Endpoint, ServicePort
 from podnet.state.iptables import CANARY, FAMILIES, OWNER, IptablesChain, IptablesJump
@@ -22,7 +24,8 @@ from podnet.state.plan import Plan, plan
 from podnet.state.resource import NodeState, Resource, state
 from podnet.wire.iptables import Chains, parse, same
 from tests.lab.hands import needs_root
-from tests.network.proxy.kube_proxy import SERVICES, SETTINGS, SVC1, SVC4, at, service
+from tests.lab.service_asks import AT_ONCE, Client, connected
+from tests.network.proxy.kube_proxy import SERVICES, SETTINGS, SVC1, SVC4, SVC6, at, service
 
 pytestmark = [pytest.mark.lab, needs_root]
 
@@ -334,6 +337,27 @@ def test_through_the_dataplane(node: Node, tmp_path: Path) -> None:
     assert plane.apply(plan({}, plane.read({}))).failed == ()
     assert plane.read({}) == {}
     plane.close()
+
+
+def test_beside_either_kind_tcp_is_reset_before_it_would_be_refused(node: Node, tmp_path: Path) -> None:
+    """From the node itself, at a cluster address and a node port."""
+    for line in ("link set lo up", "link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"):
+        node.run(f"ip {line}")
+    for address, cidr in (("10.9.0.1/24", "172.30.0.0/16"), ("fd00:9::1/64", "fd00:96::/64")):
+        node.run(f"ip address add {address} dev up0{' nodad' if ':' in address else ''}")
+        node.run(f"ip route add {cidr} dev up0")
+    nobody = replace(SVC6, node_port=3006)
+    desired = dict(meant([nobody]))
+    desired |= state(unserved.table(v6, ()) for v6 in (False, True))
+    desired |= state(each for port in (nobody, NONE6) for each in unserved.serve(port))
+    with closing(KernelDataplane(str(tmp_path), node.path)) as plane:
+        plane.iptables = node.edge
+        assert plane.apply(plan(desired, plane.read(desired))).failed == ()
+        assert plan(desired, plane.read(desired)) == Plan()
+    here = Client("node", node.path, ())
+    for host, port in ((nobody.cluster_ip, 80), ("127.0.0.1", 3006), (NONE6.cluster_ip, 80), ("::1", 3006)):
+        for seconds, error in (connected(here, host, port) for _ in range(20)):
+            assert (seconds < AT_ONCE, error) == (True, errno.ECONNREFUSED), (host, port)
 
 
 def test_reading_makes_no_tables(node: Node) -> None:
