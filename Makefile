@@ -8,8 +8,8 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
 BIN := .venv/bin
-PACKAGES := python3-venv gcc libc6-dev musl-tools nftables libnftables1 iproute2 iptables ipset conntrack ethtool kmod procps ca-certificates
-TEST_PACKAGES := podman containerd runc containernetworking-plugins busybox-static iperf3 tcpdump strace $(if $(filter x86_64,$(shell uname -m)),user-mode-linux)
+PACKAGES := python3-venv gcc libc6-dev musl-tools nftables libnftables1 iproute2 iptables ipset conntrack dnsmasq-base ethtool kmod procps ca-certificates
+TEST_PACKAGES := podman containerd runc containernetworking-plugins bind9-dnsutils busybox-static dnsperf etcd-server iperf3 tcpdump strace $(if $(filter x86_64,$(shell uname -m)),user-mode-linux)
 NATIVE := $(wildcard native/*.c native/*.h)
 
 .PHONY: help setup up down kubectl lint format test test-unit test-lab test-setup lock clean

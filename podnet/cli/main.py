@@ -1,20 +1,19 @@
 """The `podnet` command: it knows the names of the subcommands and imports only the one that is called.
 
-Start-up is what a user waits for on every completion and every `podnet status`, so a subcommand is a line in COMMANDS:
-where its click command lives and what it does. `main` is also the one place where errors of the user become a sentence
-on stderr and exit code 2. A subcommand ends with another exit code by returning it or through `ctx.exit(code)`.
+A subcommand is a line in COMMANDS: where its click command lives and what it does. `main` is also the one place where
+errors of the user become a sentence on stderr and exit code 2. A subcommand ends with another exit code by returning it
+or through `ctx.exit(code)`.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 
 import click
-from click.shell_completion import CompletionItem
 
 from podnet import __version__
+from podnet.cli.lazy import group
 from podnet.errors import UserError
 
 COMMANDS = {
@@ -29,6 +28,7 @@ COMMANDS = {
     "debug-port": ("podnet.cli.debug_port:command", "Lease a node port to a pod for a time; list; release."),
     "bench": ("podnet.cli.bench:command", "Measure: cni, path, plan, ..."),
     "agent": ("podnet.agent.main:command", "Run the node agent."),
+    "dns": ("podnet.cli.dns:command", "Names: the servers of cluster DNS, and what a name meets."),
     "userspace-proxy": ("podnet.cli.userspace_proxy:command", "Run the proxy of userspace mode."),
     "apiserver": ("podnet.apiserver.main:command", "Run the embedded Kubernetes API."),
     "completion": ("podnet.cli.completion:command", "Print the completion script of a shell."),
@@ -44,35 +44,8 @@ Examples:
 """
 
 
-class Commands(click.Group):
-    """A group whose subcommands are imported when they are called, not when they are listed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
-        try:
-            command: click.Command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            if not error.name or not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise UserError(f"this podnet has no command {cmd_name}: install one that has") from error
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
-        return names + click.Command.shell_complete(self, ctx, incomplete)
-
-
 @click.group(
-    cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=group(COMMANDS), epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="podnet")
 def podnet() -> None:

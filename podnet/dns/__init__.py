@@ -1,0 +1,1 @@
+"""The programs of cluster DNS: kubedns, the keeper of dnsmasq, healthz, and the older form of all this in etcd."""
