@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from podnet.kernel.dataplane import ApplyError, Outcome
 from podnet.state.host import Action
+from podnet.state.ipvs import Balanced
 from podnet.state.links import Link, PodLink, Redirect, Veth, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import Plan, Step
@@ -200,6 +201,10 @@ class Stub:
     def translated(self) -> dict[tuple[int, str, int, str], int]:
         """Nor are there connections."""
         return {}
+
+    def balanced(self) -> Balanced:
+        """Nor a load balancer."""
+        return Balanced()
 
     def close(self) -> None:
         """Nothing to give back."""

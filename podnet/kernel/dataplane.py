@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Protocol
 
-from podnet.kernel import announcing, conntrack, iptables, ipvs, nft, reading
+from podnet.kernel import announcing, conntrack, iptables, ipvs, nft, reading, recent
 from podnet.kernel.conntrack import Translated
 from podnet.kernel.iptables import Iptables
 from podnet.kernel.ipvs import Ipvs
@@ -26,6 +26,8 @@ from podnet.kernel.reaping import Reaper
 from podnet.kernel.sysctl import Sysctls
 from podnet.kernel.writing import Writing
 from podnet.state.host import Action, Announce, ForgetFlows, Sysctl
+from podnet.state.iptables import RECENT
+from podnet.state.ipvs import Balanced
 from podnet.state.plan import ORDER, Plan, Step
 from podnet.state.resource import Key, NodeState, Resource
 
@@ -54,13 +56,17 @@ class Dataplane(Protocol):
         """Whether the canaries among these iptables chains stand: a cheap look for what sends no event."""
 
     def remembered(self, family: str, table: str, name: str) -> tuple[str, ...]:
-        """What the kernel itself has put into one of our sets, `name` with its sort ("set ejected"). Raises OSError."""
+        """What the kernel itself has put into one of our sets, `name` with its sort ("set ejected"), or, with RECENT
+        for the table, into a list of iptables ("ADDRESS : SECONDS" ago). Raises OSError."""
 
     def forget(self, family: str, table: str, name: str, elements: Iterable[str]) -> None:
         """Take some of these out again. Raises OSError."""
 
     def translated(self) -> Mapping[Translated, int]:
         """How many flows were led elsewhere (kernel/conntrack.py); for any thread. Raises OSError."""
+
+    def balanced(self) -> Balanced:
+        """What our virtual servers do. Raises OSError."""
 
     def close(self) -> None:
         """Give back every handle. Leaves the kernel as it is."""
@@ -154,6 +160,8 @@ class KernelDataplane:
 
     def remembered(self, family: str, table: str, name: str) -> tuple[str, ...]:
         """See Dataplane."""
+        if table == RECENT:
+            return recent.remembered(name, self.netns)
         try:
             return self.nft.remembered(family, table, name)
         except NftError as error:
@@ -170,6 +178,10 @@ class KernelDataplane:
         """See Dataplane."""
         with Netlink(NETFILTER, self.netns) as netlink:
             return conntrack.translated(netlink)
+
+    def balanced(self) -> Balanced:
+        """See Dataplane."""
+        return self.ipvs.balanced()
 
     def close(self) -> None:
         """See Dataplane."""

@@ -20,7 +20,7 @@ from podnet.kernel.dataplane import stages
 from podnet.kernel.monitor import LOST_WHEN_DOWN, Event
 from podnet.kernel.outcome import Outcome, Tally
 from podnet.state.host import Action, Sysctl
-from podnet.state.ipvs import RealServer, VirtualServer
+from podnet.state.ipvs import Balanced, RealServer, VirtualServer
 from podnet.state.links import Link, PodLink, Redirect, Veth, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import ORDER, Plan, Step
@@ -72,6 +72,8 @@ class FakeDataplane:
         """What `remembered` answers, by family, table and name."""
         self.flows: dict[Translated, int] = {}
         """What `translated` answers."""
+        self.balance = Balanced()
+        """What `balanced` answers."""
         self._pairs: dict[str, Key] = {}
         self._events: dict[Event, None] = {}
 
@@ -126,6 +128,10 @@ class FakeDataplane:
     def translated(self) -> Mapping[Translated, int]:
         """See Dataplane."""
         return self.flows
+
+    def balanced(self) -> Balanced:
+        """See Dataplane."""
+        return self.balance
 
     def close(self) -> None:
         """See Dataplane."""

@@ -15,8 +15,9 @@ from itertools import compress
 from typing import TypeGuard
 
 from podnet.kernel.netlink import GENERIC, Netlink, NetlinkError
+from podnet.kernel.netns import inside
 from podnet.kernel.outcome import Tally
-from podnet.state.ipvs import LINK, RealServer, VirtualServer
+from podnet.state.ipvs import LINK, Balanced, RealServer, Stay, VirtualServer
 from podnet.state.links import Link
 from podnet.state.plan import Step
 from podnet.state.resource import Key, NodeState, Resource
@@ -31,6 +32,7 @@ _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _TCP = PROTOCOLS["tcp"]
 _GONE = frozenset({errno.ESRCH, errno.ENOENT})
 _PROBE = "/proc/thread-self/net/ip_vs"
+_CONNECTIONS = "/proc/thread-self/net/ip_vs_conn"
 
 Found = dict[ServiceMessage, list[ServerMessage]]
 
@@ -62,6 +64,21 @@ class Ipvs:
         return frozenset(
             service.address for service, servers in found.items() if any(_busy(service, each) for each in servers)
         )
+
+    def balanced(self) -> Balanced:
+        """What those of ours do. Raises OSError."""
+        counts: dict[tuple[str, str, int, str], tuple[int, int]] = {}
+        for service, servers in self._found(lambda each: bool(each.flags & MARK)).items():
+            for each in servers:
+                place = (_NAMES[service.protocol], service.address, service.port, each.address)
+                active, others = counts.get(place, (0, 0))
+                counts[place] = (active + each.active, others + each.inactive)
+        return Balanced(counts, tuple(self._stays()) if counts else ())
+
+    def _stays(self) -> Iterator[Stay]:
+        with inside(self._netns), open(_CONNECTIONS, encoding="ascii") as file:
+            for words in ipvs.kept(file.read()):
+                yield Stay(*words)
 
     def apply(self, steps: Iterable[Step], tally: Tally) -> None:
         """Carry out steps, in order."""

@@ -27,6 +27,9 @@ KUBELET_CANARY = "KUBE-KUBELET-CANARY"
 FIREWALL = "KUBE-FIREWALL"
 """A chain that the kubelet makes as well, with the same rule in it."""
 
+RECENT = "xt_recent"
+"""Where the lists of the match `recent` are, as if it were a table."""
+
 FAMILIES = ("ip", "ip6")
 TABLES = {
     "nat": frozenset({"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY, OWNER}),

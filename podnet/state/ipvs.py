@@ -6,6 +6,9 @@ no scheduler which we name knows. Real servers bear no mark; all behind a virtua
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from podnet.state.resource import LINK_PREFIX, Key, Resource
 
 LINK = f"{LINK_PREFIX}-ipvs0"
@@ -49,3 +52,21 @@ class RealServer(Resource, frozen=True, gc=False):
     def behind(self) -> Key:
         """The key of its virtual server."""
         return ("VirtualServer", "", self.protocol, self.address, str(self.port))
+
+
+class Stay(NamedTuple):
+    """A client that stays with one real server of a virtual server."""
+
+    protocol: str
+    client: str
+    address: str
+    port: int
+    to: str
+
+
+class Balanced(NamedTuple):
+    """What ipvs knows by itself: who stays where, and how many connections there are, (established, others), by
+    protocol, address and port of a virtual server and the address of a real one."""
+
+    connections: Mapping[tuple[str, str, int, str], tuple[int, int]] = {}
+    stays: tuple[Stay, ...] = ()

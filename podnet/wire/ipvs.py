@@ -7,6 +7,8 @@ server) and a destination (a real server). Addresses are 16 bytes in both famili
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from ipaddress import ip_address
 from struct import Struct
 from typing import NamedTuple
 
@@ -122,6 +124,20 @@ def decode_server(body: bytes, v6: bool) -> ServerMessage:
     address = _ip(found[_TO], IPV6 if v6 else IPV4)
     port = BE16.unpack(found[_TO_PORT])[0]
     return ServerMessage(address, port, *(number(found.get(each)) for each in (_WEIGHT, _ACTIVE, _INACTIVE)))
+
+
+def kept(text: str) -> Iterator[tuple[str, str, str, int, str]]:
+    """(protocol, client, address, port, real server) of the clients that stay with one, from /proc/net/ip_vs_conn:
+    those are its templates, connections from port 0."""
+    for line in text.splitlines()[1:]:
+        protocol, client, from_port, address, port, server, *_ = line.split()
+        if from_port == "0000":
+            yield protocol.lower(), _spelt(client), _spelt(address), int(port, 16), _spelt(server)
+
+
+def _spelt(text: str) -> str:
+    """Hexadecimal digits of IPv4, or IPv6 at full length."""
+    return str(ip_address(text if ":" in text else int(text, 16)))
 
 
 def _request(family: int, command: int, flags: int, *parts: bytes) -> Request:

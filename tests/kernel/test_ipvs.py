@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import pytest
 
 from podnet.kernel.ipvs import KINDS, Ipvs, unkept, without_kept
 from podnet.kernel.outcome import Outcome, Tally
-from podnet.state.ipvs import LINK, RealServer, VirtualServer
+from podnet.state.ipvs import LINK, Balanced, RealServer, Stay, VirtualServer
 from podnet.state.links import Dummy
 from podnet.state.plan import Step, plan
 from podnet.state.resource import Key, Resource, state
@@ -218,3 +220,32 @@ def test_without_the_module_there_is_nothing_and_nothing_can_be_made(monkeypatch
     monkeypatch.setattr(absent, "_number", lambda _: (_ for _ in ()).throw(OSError(errno.ENOENT, "no ip_vs")))
     (failed,) = make(absent, WEB).failed
     assert (failed.resource, failed.errno) == (WEB, errno.ENOENT)
+
+
+TEMPLATES = """\
+Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData
+TCP 0AF40109 9C40 0A600001 0050 0AF40102 1F90 ESTABLISHED     900
+TCP 0AF40109 0000 0A600001 0050 0AF40102 1F90 NONE             57
+UDP fd00:0000:0000:0000:0000:0000:0000:0009 0000 fd96:0000:0000:0000:0000:0000:0000:0001 0035 fd00:0000:0000:0000:0000:0000:0000:0002 14E9 NONE 57
+"""  # noqa: E501
+
+
+def test_what_our_virtual_servers_do(
+    edge: Ipvs, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert edge.balanced() == Balanced(), "no table is asked for where there is nothing of ours"
+    file = tmp_path / "ip_vs_conn"
+    file.write_text(TEMPLATES)
+    monkeypatch.setattr("podnet.kernel.ipvs._CONNECTIONS", str(file))
+    twin = msgspec.structs.replace(A, to_port=8081)
+    make(edge, *EVERYTHING, twin)
+    kernel.connect(A, 3)
+    kernel.connect(twin)
+    found = edge.balanced()
+    assert found.connections["tcp", "10.96.0.1", 80, "10.244.1.2"] == (4, 0)
+    assert found.connections["tcp", "10.96.0.1", 80, "10.244.1.3"] == (0, 0)
+    assert found.connections["udp", "fd96::1", 53, "fd00::2"] == (0, 0)
+    assert found.stays == (
+        Stay("tcp", "10.244.1.9", "10.96.0.1", 80, "10.244.1.2"),
+        Stay("udp", "fd00::9", "fd96::1", 53, "fd00::2"),
+    )
