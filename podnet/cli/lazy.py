@@ -25,20 +25,23 @@ def group(table: Table) -> type[click.Group]:
             return list(table)
 
         def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-            return _load(*table[cmd_name][0].split(":"), cmd_name) if cmd_name in table else None
+            return _load(table[cmd_name][0], cmd_name) if cmd_name in table else None
 
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             with formatter.section("Commands"):
                 formatter.write_dl([(name, text) for name, (_, text) in table.items()])
 
         def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-            names = [CompletionItem(name, help=text) for name, (_, text) in table.items() if name.startswith(incomplete)]
+            names = [
+                CompletionItem(name, help=text) for name, (_, text) in table.items() if name.startswith(incomplete)
+            ]
             return names + click.Command.shell_complete(self, ctx, incomplete)
 
     return Commands
 
 
-def _load(module: str, attribute: str, name: str) -> click.Command:
+def _load(place: str, name: str) -> click.Command:
+    module, attribute = place.split(":")
     try:
         command: click.Command = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

@@ -45,7 +45,9 @@ Examples:
 
 
 @click.group(
-    cls=group(COMMANDS), epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=group(COMMANDS),
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="podnet")
 def podnet() -> None:
