@@ -31,6 +31,8 @@ from podnet.wire.ipvs import ServerMessage, ServiceMessage
 from tests.lab import talk
 from tests.lab.labs import until
 from tests.lab.service_asks import Ask, Client, Flow, ask_all, told
+from tests.lab.test_bridged import check as bridged_check
+from tests.lab.test_bridged import pods as bridged_pods
 from tests.worlds import attachment
 
 pytestmark = pytest.mark.lab
@@ -275,6 +277,13 @@ def test_the_mode_changes_under_connections(world: World, v6: bool) -> None:
     finally:
         for flow in flows:
             flow.close()
+
+
+@needs_rules
+@pytest.mark.parametrize("lacks", [False, True], ids=["filtered", "unfiltered"])
+def test_between_pods_of_one_bridge(tmp_path: Path, lacks: bool) -> None:
+    with bridged_pods(tmp_path, "ipvs", lacks) as made:
+        bridged_check(made, lacks)
 
 
 def test_what_others_made_stays_and_what_they_broke_is_mended(world: World) -> None:
