@@ -1,33 +1,39 @@
 """What `podnet service` asks an agent: each Service as this node sees it, and what its kernel knows about it.
 
-The decisions are the view's ServicePorts. What the kernel adds is read at that moment: whether it holds all elements,
-who stays with which endpoint, which endpoints are passed over, and one walk over its connections.
+The decisions are the view's ServicePorts. What the kernel, or the userspace proxy, adds is read at that moment: whether
+all that is decided is there, who stays with which endpoint, which endpoints are passed over, and the connections.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_network
 from itertools import chain
 
 from podnet.agent import proxy_metrics
 from podnet.agent.agent import Agent
-from podnet.network.proxy.explain import Surroundings
+from podnet.daemons.proxy_feed import ask
 from podnet.network.proxy.feature import families, mode_name, node_addresses
-from podnet.network.proxy.live import Memory, live, places
+from podnet.network.proxy.live import Live, Memory, Proxied, live, places
+from podnet.network.proxy.manners import LOCALHOSTS, Surroundings
 from podnet.network.proxy.service_ports import owner
 from podnet.network.proxy.shown import ServiceShown, ServicesShown, Shown
 from podnet.network.service_port import ServicePort
 from podnet.network.view import NodeView, Problem
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.services import Service
+from podnet.state.ipvs import Balanced
 from podnet.state.resource import Resource
 
 POLICIES = ("internal", "external")
 
 
-async def show(agent: Agent, namespace: str = "", name: str = "", brief: bool = False) -> ServicesShown:
-    """All Services, or those of a namespace or a name. `brief` leaves out what the kernel must be asked for."""
+async def show(
+    agent: Agent, namespace: str = "", name: str = "", brief: bool = False, proxy: str = ""
+) -> ServicesShown:
+    """All Services, or those of a namespace or a name. `brief` leaves out what the kernel must be asked for; `proxy` is
+    the socket of the userspace proxy."""
     seen, cluster = agent.view, agent.cluster
     if seen is None or cluster is None:
         return ServicesShown(agent.node, reason=agent.not_ready() or "")
@@ -37,24 +43,31 @@ async def show(agent: Agent, namespace: str = "", name: str = "", brief: bool = 
         if namespace in ("", key[0]) and name in ("", key[1])
     }
     ports = {key: _served(seen, key) for key in chosen}
-    memory = None if brief else await _memory(agent, ports)
+    around = _surroundings(seen)
+    memory = None if brief else await _memory(agent, ports, around.mode, proxy)
     held = {} if brief else await _held(agent, chosen)
     counted = _counted(cluster, chosen)
     problems = _problems(agent)
-    around = _surroundings(seen)
+
+    def known(port: ServicePort) -> Live | None:
+        return live(port, memory, around.addresses, around.mode) if memory else None
+
     shown = (
         ServiceShown(
             *key,
             service.spec.type,
             service.spec.cluster_ips or tuple(filter(None, (service.spec.cluster_ip,))),
             *counted.get(key, (0, 0)),
-            tuple(Shown(port, live(port, memory, around.addresses) if memory else None) for port in ports[key]),
+            tuple(
+                Shown(port, live(port, memory, around.addresses, around.mode) if memory else None)
+                for port in ports[key]
+            ),
             held.get(key),
             problems.get(key, ()),
         )
         for key, service in chosen.items()
     )
-    return ServicesShown(agent.node, mode_name(seen), "", around, tuple(shown))
+    return ServicesShown(agent.node, around.mode, "", around, tuple(shown))
 
 
 def _served(seen: NodeView, key: Key) -> tuple[ServicePort, ...]:
@@ -63,23 +76,44 @@ def _served(seen: NodeView, key: Key) -> tuple[ServicePort, ...]:
 
 
 def _surroundings(seen: NodeView) -> Surroundings:
-    proxy = seen.network.proxy
-    addresses = tuple(address for v6 in families(seen) for address in node_addresses(seen, v6))
+    proxy, mode = seen.network.proxy, mode_name(seen)
     return Surroundings(
-        addresses,
+        tuple(address for v6 in families(seen) for address in _served_at(seen, v6, mode)),
         seen.me.pod_cidrs,
         seen.network.pod_cidrs,
         proxy.masquerade_all,
         proxy.source_ranges_for_all,
-        mode_name(seen) == "userspace",
+        mode,
     )
 
 
-async def _memory(agent: Agent, ports: Mapping[Key, tuple[ServicePort, ...]]) -> Memory:
-    wanted = places(port for some in ports.values() for port in some)
+def _served_at(seen: NodeView, v6: bool, mode: str) -> Iterator[str]:
+    """Where node ports are; localhost differs by mode."""
+    yield from (each for each in node_addresses(seen, v6) if mode != "ipvs" or each not in LOCALHOSTS)
+    chosen = seen.node_ports_at(v6)
+    loopback = not chosen or any(ip_address(LOCALHOSTS[v6]) in ip_network(cidr, strict=False) for cidr in chosen)
+    if mode == "userspace" and v6 and loopback:
+        yield LOCALHOSTS[v6]
+
+
+async def _memory(agent: Agent, ports: Mapping[Key, tuple[ServicePort, ...]], mode: str, proxy: str) -> Memory:
+    wanted = places((port for some in ports.values() for port in some), mode)
     plane = agent.reconciler.dataplane
     sets = await agent.in_kernel(lambda: {place: plane.remembered(*place) for place in wanted})
-    return Memory(sets, await asyncio.to_thread(plane.translated))
+    balanced = await agent.in_kernel(plane.balanced) if mode == "ipvs" else Balanced()
+    proxied = await _proxied(proxy) if mode == "userspace" else {}
+    return Memory(sets, await asyncio.to_thread(plane.translated), proxied, balanced)
+
+
+async def _proxied(socket: str) -> dict[tuple[str, str, bool], Proxied]:
+    """What the userspace proxy tells; nothing while it can't be reached, which is a problem of the node's."""
+    try:
+        status = await ask(socket)
+    except (OSError, EOFError, ValueError):
+        return {}
+    return {
+        (each.label, each.protocol, each.v6): Proxied(each.connections, each.affinities) for each in status.services
+    }
 
 
 async def _held(agent: Agent, chosen: Mapping[Key, Service]) -> dict[Key, bool]:

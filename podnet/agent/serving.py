@@ -26,7 +26,7 @@ from podnet.state.difference import changes
 from podnet.state.iptables import IptablesChain, IptablesJump
 from podnet.state.nft import Element, NftTable
 
-USERSPACE = "userspace"
+USERSPACE, USERSPACE_SOCKET = "userspace", "userspace.sock"
 TABLES = (NftTable, Element, IptablesChain, IptablesJump)
 """What the proxy asks of the kernel; transactions are whole, so what else stands in them is held up too."""
 
@@ -38,7 +38,7 @@ class Serving:
         self.pulse = Pulse()
         self._node = node
         self._cluster = cluster
-        self._feed = Feed(f"{run_dir}/userspace.sock")
+        self._feed = Feed(f"{run_dir}/{USERSPACE_SOCKET}")
         self._servers = HealthServers(lambda: self.pulse.progress.healthy(time.time()))
         self._seen: Cluster | None = None
         self._spec = NetworkSpec()

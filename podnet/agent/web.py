@@ -18,6 +18,7 @@ from podnet.agent import services
 from podnet.agent.agent import Agent
 from podnet.agent.ejections import by_service
 from podnet.agent.metrics import REGISTRY
+from podnet.agent.serving import USERSPACE_SOCKET
 from podnet.agent.status import status
 from podnet.network.desired import node_state
 from podnet.network.migration import published
@@ -27,8 +28,10 @@ from podnet.state.text import describe, difference, listing
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def routes(agent: Agent, version: str, private: bool, ejected: Callable[[], Ejected]) -> web.Application:
-    """The application; `private` adds what is served on the unix socket only."""
+def routes(
+    agent: Agent, version: str, private: bool, ejected: Callable[[], Ejected], proxy: str = ""
+) -> web.Application:
+    """The application; `private` adds what is served on the unix socket only; `proxy` is the userspace proxy's."""
     app = web.Application()
 
     async def healthz(_: web.Request) -> web.Response:
@@ -43,11 +46,11 @@ def routes(agent: Agent, version: str, private: bool, ejected: Callable[[], Ejec
 
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     if private:
-        app.add_routes(_private(agent, version, ejected))
+        app.add_routes(_private(agent, version, ejected, proxy))
     return app
 
 
-def _private(agent: Agent, version: str, ejected: Callable[[], Ejected]) -> list[web.RouteDef]:
+def _private(agent: Agent, version: str, ejected: Callable[[], Ejected], proxy: str) -> list[web.RouteDef]:
     async def show_status(_: web.Request) -> web.Response:
         body = status(agent, version) | {"ejected": by_service(ejected())}
         if agent.view is not None:
@@ -69,7 +72,8 @@ def _private(agent: Agent, version: str, ejected: Callable[[], Ejected]) -> list
 
     async def services_shown(request: web.Request) -> web.Response:
         asked = request.query
-        return _json(await services.show(agent, asked.get("namespace", ""), asked.get("name", ""), "brief" in asked))
+        chosen = asked.get("namespace", ""), asked.get("name", "")
+        return _json(await services.show(agent, *chosen, "brief" in asked, proxy))
 
     return [
         web.get("/v1/services", services_shown),
@@ -90,7 +94,8 @@ async def serve(
     """Start both servers; `ejected()` are the endpoints passed over now. Raises OSError when the port is taken."""
     runners = []
     for private in (True, False) if listen else (True,):
-        runner = web.AppRunner(routes(agent, version, private, ejected), access_log=None, shutdown_timeout=1.0)
+        app = routes(agent, version, private, ejected, f"{run_dir}/{USERSPACE_SOCKET}")
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         runners.append(runner)
         if private:

@@ -18,10 +18,11 @@ from podnet.cli.output import emit, output_option, table
 from podnet.cli.target import AgentAway, Node, Target, endpoints, node_option, target_options
 from podnet.errors import UserError
 from podnet.network.proxy.algorithms import RANDOM
-from podnet.network.proxy.explain import Client, Meeting, client_at, explain
-from podnet.network.proxy.live import Live, with_ejections
+from podnet.network.proxy.explain import Meeting, client_at, explain
+from podnet.network.proxy.live import Live, place, with_ejections
+from podnet.network.proxy.manners import Client
 from podnet.network.proxy.settled import settled
-from podnet.network.proxy.shown import ServiceShown, ServicesShown
+from podnet.network.proxy.shown import ServiceShown, ServicesShown, Shown
 from podnet.network.reach import Endpoint
 from podnet.network.view import is_v6
 
@@ -43,11 +44,6 @@ LISTED = ("NAMESPACE", "NAME", "TYPE", "MODE", "FRONTENDS", "READY", "PROBLEMS")
 MET = ("FRONTEND", "KIND", "FROM", "ENDPOINT", "SHARE", "SEES", "CONNECTIONS", "REMARK")
 STAYS = ("CLIENT", "ENDPOINT", "PORT")
 KINDS = {"cluster": "cluster", "external": "external IP", "balancer": "load balancer", "node": "node port"}
-UNLIKE = {
-    "iptables": "mode iptables knows no weights, segments and retries",
-    "ipvs": "mode ipvs takes turns, knows no segments and retries, and leads a node's own pods as those outside",
-    "userspace": "mode userspace takes turns, and connections are not counted",
-}
 NOBODY = "spec.proxy.mode is none, so whatever serves Services here is not podnet"
 NODE_SEES = ("client", "node")
 
@@ -112,14 +108,10 @@ def describe(
 
 
 def _meetings(who: Client, service: ServiceShown, shown: ServicesShown) -> Iterator[Meeting]:
-    """What the frontends lead to now: in mode nftables the kernel tells of clients and endpoints."""
+    """What the frontends lead to now."""
     for each in service.ports:
         for meeting in explain((each.port,), who, shown.surroundings):
-            if meeting.address == "127.0.0.1" and who.kind != "node":
-                continue
-            if shown.mode == "nftables":
-                meeting = settled(with_ejections(meeting, each.live), who, each.port, each.live)
-            yield meeting
+            yield settled(with_ejections(meeting, each.live), who, each.port, each.live, shown.surroundings.mode)
 
 
 def _ask(node: Node, **query: str) -> ServicesShown:
@@ -176,7 +168,7 @@ def _clients(source: str | None, where: Endpoint | None, shown: ServicesShown) -
 
 def _line(service: ServiceShown, mode: str) -> tuple[object, ...]:
     fronts = dict.fromkeys(
-        f"{_place(each.address or '*', each.port)}/{shown.port.protocol}"
+        f"{place(each.address or '*', each.port)}/{shown.port.protocol}"
         for shown in service.ports
         for each in shown.port.frontends
     )
@@ -192,20 +184,20 @@ def _text(
     yield f"Service {service.namespace}/{service.name}, type {service.type}, on {shown.node} in mode {shown.mode}"
     yield f"{service.ready} of {service.total} endpoints are ready; {held[service.held]}"
     yield from (f"{problem.object}: {problem.message}" for problem in service.problems)
-    if shown.mode in UNLIKE:
-        yield f"what follows is how mode nftables does it; {UNLIKE[shown.mode]}"
     if not met:
         yield f"no frontend leads here: {NOBODY if shown.mode == 'none' else _why_none(service)}"
         return
     yield "\n" + table(MET, (row for name, meeting in met for row in _rows(name, meeting, service)))
-    stays = [
-        (client, endpoint, each.port.label)
-        for each in service.ports
-        if each.port.v6 in families
-        for client, endpoint in (each.live.affinity.items() if each.live else ())
-    ]
-    if stays:
+    if stays := [row for each in service.ports if each.port.v6 in families for row in _stays(each)]:
         yield "\n" + table(STAYS, stays)
+
+
+def _stays(shown: Shown) -> Iterator[tuple[str, str, str]]:
+    """Who stays where, in mode ipvs at which of its frontends."""
+    label, live = shown.port.label, shown.live or Live()
+    yield from ((*stay, label) for stay in live.affinity.items())
+    for at, kept in live.affinity_at.items():
+        yield from ((*stay, f"{label} at {at}") for stay in kept.items())
 
 
 def _why_none(service: ServiceShown) -> str:
@@ -217,7 +209,7 @@ def _why_none(service: ServiceShown) -> str:
 
 
 def _rows(name: str, meeting: Meeting, service: ServiceShown) -> Iterator[tuple[object, ...]]:
-    front = f"{_place(meeting.address, meeting.number)}/{meeting.protocol}"
+    front = f"{place(meeting.address, meeting.number)}/{meeting.protocol}"
     if meeting.segment:
         name = f"{name} in {', '.join(meeting.segment)}"
     start = (front, KINDS[meeting.scope], name)
@@ -230,12 +222,14 @@ def _rows(name: str, meeting: Meeting, service: ServiceShown) -> Iterator[tuple[
             *(["ejected"] if live and meeting.retry and address in live.ejected else []),
             *([f"affinity {meeting.affinity} s"] if meeting.affinity else []),
             *(["retry"] if meeting.retry else []),
+            *([f"next after {', '.join(f'{each:g}' for each in meeting.timeouts)} s"] if meeting.timeouts else []),
+            *([f"{live.inactive[address]} inactive"] if live and address in live.inactive else []),
             *([meeting.algorithm] if meeting.algorithm != RANDOM else []),
             *([f"only from {', '.join(meeting.source_ranges)}"] if meeting.source_ranges else []),
         ]
         connections = live.connections.get(address, 0) if live else None
-        place = _place(address, share.endpoint.port)
-        yield (*start, place, f"{share.percent:.1f}%", NODE_SEES[share.hidden], connections, ", ".join(remarks))
+        at = place(address, share.endpoint.port)
+        yield (*start, at, f"{share.percent:.1f}%", NODE_SEES[share.hidden], connections, ", ".join(remarks))
 
 
 def _live(meeting: Meeting, service: ServiceShown) -> Live | None:
@@ -244,7 +238,3 @@ def _live(meeting: Meeting, service: ServiceShown) -> Live | None:
     return next(
         (each.live for each in service.ports if (each.port.label, each.port.protocol, each.port.v6) == wanted), None
     )
-
-
-def _place(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

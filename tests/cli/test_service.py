@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from podnet.network.proxy.explain import Surroundings
 from podnet.network.proxy.live import Live
+from podnet.network.proxy.manners import Surroundings
 from podnet.network.proxy.shown import ServiceShown, ServicesShown, Shown
 from podnet.network.service_port import Endpoint, Segment, ServicePort
 from podnet.network.view import Problem
@@ -27,7 +27,9 @@ AROUND = Surroundings(("127.0.0.2", "127.0.0.1"), ("10.244.0.0/24",), ("10.244.0
 ONE = "services?namespace=demo&name=web"
 
 
-def said(port: ServicePort | None = PORT, live: Live | None = LIVE, **more: Any) -> dict[str, Any]:
+def said(
+    port: ServicePort | None = PORT, live: Live | None = LIVE, mode: str = "nftables", **more: Any
+) -> dict[str, Any]:
     ports = (Shown(port, live),) if port else ()
     given: dict[str, Any] = {
         "type": "NodePort",
@@ -38,7 +40,8 @@ def said(port: ServicePort | None = PORT, live: Live | None = LIVE, **more: Any)
         "problems": (),
     }
     service = ServiceShown(**({"namespace": "demo", "name": "web", "ports": ports} | given | more))
-    body: dict[str, Any] = msgspec.to_builtins(ServicesShown("node1", "nftables", "", AROUND, (service,)))
+    around = msgspec.structs.replace(AROUND, mode=mode)
+    body: dict[str, Any] = msgspec.to_builtins(ServicesShown("node1", mode, "", around, (service,)))
     return body
 
 
@@ -137,19 +140,51 @@ def test_services_without_a_frontend(podnet: Podnet, agent: Agent, more: dict[st
     assert why in out
 
 
+KEPT = Live({"10.244.0.9": "10.244.1.2"}, (), {"10.244.0.2": 5})
+AT = Live({}, (), {"10.244.0.2": 5}, {"10.96.0.1:80": {"10.244.0.9": "10.244.1.2"}}, {"10.244.0.2": 2})
+
+
 @pytest.mark.parametrize(
-    ("mode", "port", "word"),
+    ("mode", "live", "rest", "stays"),
     [
-        ("iptables", PORT, "mode iptables knows no weights"),
-        ("userspace", PORT, "mode userspace takes turns"),
-        ("none", None, "spec.proxy.mode is none"),
+        ("iptables", KEPT, ["50.0%", "client", "5", "affinity 60 s"], "demo/web"),
+        (
+            "userspace",
+            KEPT,
+            ["75.0%", "node", "5", "affinity 60 s, next after 0.25, 0.5, 1, 2 s, round-robin"],
+            "demo/web",
+        ),
+        ("ipvs", AT, ["75.0%", "client", "5", "affinity 60 s, 2 inactive, round-robin"], "demo/web at 10.96.0.1:80"),
     ],
 )
-def test_other_modes(podnet: Podnet, agent: Agent, mode: str, port: ServicePort | None, word: str) -> None:
-    agent(**{ONE: said(port) | {"mode": mode}})
+def test_other_modes(podnet: Podnet, agent: Agent, mode: str, live: Live, rest: list[str], stays: str) -> None:
+    agent(**{ONE: said(msgspec.structs.replace(PORT, affinity=60), live, mode), "attachments": {"attachments": []}})
     code, out, _ = podnet("service", "describe", "web", "-n", "demo")
     assert code == 0
-    assert word in out
+    assert out.splitlines()[0].endswith(f"in mode {mode}")
+    row = next(line for line in out.splitlines() if line.startswith("10.96.0.1:80/tcp"))
+    assert row.split(None, 7)[4:] == rest
+    assert f"10.244.0.9 10.244.1.2 {stays}" in [" ".join(line.split()) for line in out.splitlines()]
+    _, out, _ = podnet("service", "describe", "web", "-n", "demo", "--from", "10.244.0.9")
+    assert [words[4] for words in rows(out, "10.96.0.1:80/tcp")] == ["0.0%", "100.0%"]
+    at_node_port = [words[4] for words in rows(out, "127.0.0.2:30080/tcp")]
+    assert at_node_port == (["100.0%"] if mode == "ipvs" else ["0.0%", "100.0%"])
+
+
+def test_no_mode(podnet: Podnet, agent: Agent) -> None:
+    agent(**{ONE: said(None, mode="none")})
+    code, out, _ = podnet("service", "describe", "web", "-n", "demo")
+    assert code == 0
+    assert "spec.proxy.mode is none" in out
+
+
+def test_what_a_mode_does_not_serve(podnet: Podnet, agent: Agent) -> None:
+    agent(**{ONE: said(msgspec.structs.replace(PORT, protocol="sctp"), mode="userspace")})
+    _, out, _ = podnet("service", "describe", "web", "-n", "demo")
+    assert rows(out, "10.96.0.1:80/sctp")[0][3:] == [
+        "unserved",
+        *["-", "-", "-", "mode", "userspace", "has", "no", "SCTP"],
+    ]
 
 
 def test_affinity_gives_a_client_to_one_endpoint_and_others_families_are_left_out(podnet: Podnet, agent: Agent) -> None:

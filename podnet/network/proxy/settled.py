@@ -1,7 +1,8 @@
 """What a client of known address meets where chance has no say any more: it stays with an endpoint, or its hash picks.
 
-The hash is the kernel's jhash over what nftables puts side by side in registers (nft_chains.py), so that of an IPv6
-client's affinity too. Source: B. Jenkins, "lookup3"; Linux include/linux/jhash.h, net/netfilter/nft_hash.c.
+Hashes decide in mode nftables alone: the kernel's jhash over what nftables puts side by side in registers
+(nft_chains.py), so that of an IPv6 client's affinity too. Source: B. Jenkins, "lookup3"; Linux include/linux/jhash.h,
+net/netfilter/nft_hash.c.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from podnet.network.proxy.algorithms import HASHED, SOURCE_HASH, hashed
-from podnet.network.proxy.explain import Client, Meeting
-from podnet.network.proxy.live import Live
+from podnet.network.proxy.explain import Meeting
+from podnet.network.proxy.live import NFTABLES, Live, place
+from podnet.network.proxy.manners import Client
 from podnet.network.proxy.nft_chains import SEED
 from podnet.network.service_port import ServicePort, order
 
@@ -22,21 +24,30 @@ _START = 0xDEADBEEF
 _WORD = 0xFFFFFFFF
 
 
-def settled(meeting: Meeting, who: Client, port: ServicePort, live: Live | None) -> Meeting:
-    """With everything for one endpoint if that is certain, in mode nftables. The node itself comes to its own
-    addresses with those."""
-    source = meeting.address if who.kind == "node" and meeting.scope == "node" else who.address
+def settled(meeting: Meeting, who: Client, port: ServicePort, live: Live | None, mode: str = NFTABLES) -> Meeting:
+    """With everything for one endpoint if that is certain. The node itself comes to its own addresses with those; in
+    mode ipvs all frontends are."""
+    own = meeting.scope == "node" or mode == "ipvs"
+    source = meeting.address if who.kind == "node" and own else who.address
     if not source or not meeting.shares:
         return meeting
-    kept = live.affinity.get(known_as(port, source)) if live and meeting.affinity else None
+    kept = _kept(meeting, known_as(port, source) if mode == NFTABLES else source, live)
     chosen = {share.endpoint for share in meeting.shares if share.endpoint.address == kept}
-    if not chosen and meeting.algorithm == SOURCE_HASH:
+    if not chosen and meeting.algorithm == SOURCE_HASH and mode == NFTABLES:
         endpoints = tuple(sorted((share.endpoint for share in meeting.shares), key=order))
         chosen = {hashed(endpoints)[slot(source)]}
     if len(chosen) != 1:
         return meeting
     shares = (replace(share, percent=100.0 * (share.endpoint in chosen)) for share in meeting.shares)
     return replace(meeting, shares=tuple(shares))
+
+
+def _kept(meeting: Meeting, client: str, live: Live | None) -> str | None:
+    """The address that a client stays with."""
+    if live is None or not meeting.affinity:
+        return None
+    here = live.affinity_at.get(place(meeting.address, meeting.number), {})
+    return live.affinity.get(client, here.get(client))
 
 
 def slot(source: str) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from podnet.network.proxy.explain import Surroundings
 from podnet.network.proxy.live import Live
+from podnet.network.proxy.manners import Surroundings
 from podnet.network.service_port import ServicePort
 from podnet.network.value import Value
 from podnet.network.view import Problem
 
 
 class Shown(Value, frozen=True):
-    """A port of a Service, and what the kernel knows of it; None when nobody asked."""
+    """A port of a Service, and what is known of its use; None when nobody asked."""
 
     port: ServicePort
     live: Live | None = None

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from podnet.network.proxy.algorithms import ALGORITHMS, SOURCE_HASH
-from podnet.network.proxy.explain import Client, Meeting, Surroundings, client_at, explain
+from podnet.network.proxy.explain import Meeting, client_at, explain
+from podnet.network.proxy.manners import Client, Surroundings
 from podnet.network.proxy.nftables import PROTOCOLS, elements, ids_of, number
 from podnet.network.service_port import Endpoint, Segment, ServicePort
 from podnet.state.nft import Element
@@ -70,8 +71,6 @@ def test_explanation_and_chains_agree(port: ServicePort, everywhere: bool, all_r
         found = meetings(port, who, everywhere, all_ranges)
         assert {(each.scope, each.address) for each in found} >= {("cluster", net.cluster_ip), ("node", net.node)}
         for where in found:
-            if where.address == net.localhost:
-                continue  # nobody else's packets have that destination
             seen = walked(made, port, where, who)
             assert said(where, seen.total()) == seen
 
@@ -104,7 +103,7 @@ def one(port: ServicePort, who: Client, scope: str = "cluster") -> Meeting:
 def test_who_has_an_address() -> None:
     known = around(FOUR)
     kinds = [client_at(address, known).kind for address in (FOUR.pod, FOUR.node, FOUR.far_pod, FOUR.outside, "::1")]
-    assert kinds == ["pod", "node", "outside", "outside", "outside"]
+    assert kinds == ["pod", "node", "outside", "outside", "node"]
 
 
 def test_weights_in_percent() -> None:
@@ -133,7 +132,7 @@ def test_why_there_is_no_endpoint(port: ServicePort, who: Client, scope: str, ou
 
 
 def test_endpoints_of_a_proxy_see_the_node_under_policy_local_too() -> None:
-    port, proxied = service_port(local=(False, True)), replace(around(FOUR), proxied=True)
+    port, proxied = service_port(local=(False, True)), replace(around(FOUR), mode="userspace")
     for known, hidden in ((around(FOUR), {False}), (proxied, {True})):
         found = explain((port,), Client("outside", FOUR.outside), known)
         shares = [share for each in found if each.scope != "cluster" for share in each.shares]

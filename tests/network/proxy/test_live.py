@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from msgspec.structs import replace
 
-from podnet.network.proxy.explain import Client, Surroundings, explain
+from podnet.network.proxy.explain import explain
 from podnet.network.proxy.live import (
     Live,
     Memory,
@@ -20,6 +20,7 @@ from podnet.network.proxy.live import (
     retried,
     with_ejections,
 )
+from podnet.network.proxy.manners import Client, Surroundings
 from podnet.network.proxy.nft_chains import TABLE, Settings, table
 from podnet.network.proxy.nftables import ids_of
 from podnet.network.service_port import ServicePort

@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from podnet.network.proxy.algorithms import SOURCE_HASH, hashed
-from podnet.network.proxy.explain import Client, Meeting, Surroundings, explain
+from podnet.network.proxy.explain import Meeting, explain
 from podnet.network.proxy.live import Live
+from podnet.network.proxy.manners import Client, Surroundings
 from podnet.network.proxy.settled import jhash, known_as, settled, slot
 from podnet.network.service_port import Endpoint, ServicePort
 from tests.network.proxy.meeting import AFFINITY, FOUR, SIX, service_port
