@@ -167,7 +167,7 @@ def test_other_modes(podnet: Podnet, agent: Agent, mode: str, live: Live, rest: 
     assert f"10.244.0.9 10.244.1.2 {stays}" in [" ".join(line.split()) for line in out.splitlines()]
     _, out, _ = podnet("service", "describe", "web", "-n", "demo", "--from", "10.244.0.9")
     assert [words[4] for words in rows(out, "10.96.0.1:80/tcp")] == ["0.0%", "100.0%"]
-    at_node_port = [words[4] for words in rows(out, "127.0.0.2:30080/tcp")]
+    at_node_port = [words[5] for words in rows(out, "127.0.0.2:30080/tcp")]
     assert at_node_port == (["100.0%"] if mode == "ipvs" else ["0.0%", "100.0%"])
 
 
