@@ -1,0 +1,109 @@
+"""Negative answers leave a cache when the name comes to be, not when their time is over.
+
+Who knows that a name came to be says so (`add`). The cache is asked for it, as a pod would ask: if it still says that
+there is no such name, it is cleared and asked again, 20 ms later, then after twice as long each time, for 30 s; by then
+what it remembers is over anyway. Clearing concerns the whole cache, so one serves all names that need it at the moment,
+and a cache that never heard of a name, or has it already, is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+
+Name = tuple[str, str]
+"""A fully qualified name and the type of a record, as ("web.demo.svc.cluster.local", "A")."""
+
+Ask = Callable[[str, str], Awaitable[bool | None]]
+"""Whether the cache has the name, with this type: True, False (NXDOMAIN or no such record), None when it didn't say."""
+
+FIRST, PATIENCE = 0.02, 30.0
+"""Seconds: between clearing the cache and asking it again at first, and after which a name is given up."""
+
+AT_ONCE = 64
+"""Questions under way at a time."""
+
+MOST = 20_000
+"""Names at a time; if there are more, the cache is cleared without asking."""
+
+
+class _Pending:
+    def __init__(self, now: float) -> None:
+        self.since = self.due = now
+        self.wait = FIRST
+
+
+class Purging:
+    """See the module.
+
+    ask     must not raise and must come to an end
+    clear   empties the cache
+    now     the time in seconds, monotonic
+    """
+
+    def __init__(self, ask: Ask, clear: Callable[[], None], now: Callable[[], float]) -> None:
+        self.purged = self.cleared = self.given_up = 0
+        """Names that the cache answers as it should since; how often it was cleared; names it never had in time."""
+        self._ask = ask
+        self._clear = clear
+        self._now = now
+        self._pending: dict[Name, _Pending] = {}
+        self._woken = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Names that are seen to."""
+        return len(self._pending)
+
+    def add(self, names: Iterable[Name]) -> None:
+        """These have come to be."""
+        now = self._now()
+        self._pending.update((name, _Pending(now)) for name in names)
+        if len(self._pending) > MOST:
+            self._pending.clear()
+            self._clear_now()
+        self._woken.set()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            wait = await self.step()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._woken.wait()
+            self._woken.clear()
+
+    async def step(self) -> float | None:
+        """See to what is due; returns in how many seconds something is again, None when nothing is left."""
+        now = self._now()
+        asked = {name: pending for name, pending in self._pending.items() if pending.due <= now}
+        limit = asyncio.Semaphore(AT_ONCE)
+
+        async def ask(name: Name) -> bool | None:
+            async with limit:
+                return await self._ask(*name)
+
+        answers = await asyncio.gather(*map(ask, asked))
+        missing = False
+        for (name, pending), there in zip(asked.items(), answers, strict=True):
+            if self._pending.get(name) is pending:  # else it was said again meanwhile
+                missing |= self._take(name, pending, there)
+        if missing:
+            self._clear_now()
+        return min((max(each.due - self._now(), 0.0) for each in self._pending.values()), default=None)
+
+    def _take(self, name: Name, pending: _Pending, there: bool | None) -> bool:
+        """Whether the cache has to be cleared because of this answer."""
+        now = self._now()
+        if there or now - pending.since >= PATIENCE:
+            self.purged += bool(there)
+            self.given_up += not there
+            del self._pending[name]
+            return False
+        pending.due = now + pending.wait
+        pending.wait *= 2
+        return there is False
+
+    def _clear_now(self) -> None:
+        self.cleared += 1
+        self._clear()
