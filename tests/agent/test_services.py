@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,15 +18,19 @@ from podnet.agent.agent import Agent
 from podnet.agent.services import show, without_local
 from podnet.agent.serving import Serving
 from podnet.agent.web import serve
+from podnet.daemons.proxy_feed import Message
+from podnet.daemons.userspace_proxy import ServiceStatus, Status
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.reconciler import Reconciler
-from podnet.network.proxy.live import affinities
+from podnet.network.proxy.live import Live, affinities, recent
 from podnet.network.proxy.nftables import ids_of
 from podnet.network.proxy.shown import ServicesShown
+from podnet.network.service_port import ServicePort
 from podnet.objects.cluster import Cluster
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import ProxySpec, ServiceRoute, ServiceRouteSpec
 from podnet.objects.services import ObjectReference
+from podnet.state.ipvs import Balanced, Stay
 from podnet.state.nft import Element
 from tests import worlds
 from tests.worlds import backend, endpoint_slice, service
@@ -44,12 +49,13 @@ class Desk:
     def __init__(self, world: Cluster) -> None:
         self.plane = FakeDataplane({"eth0": ("192.168.77.11/24",)})
         self.world: Cluster | None = world
+        self.missing = {"ip_vs": "this kernel has none"}
         self.agent = Agent(
             "n1",
             Reconciler(self.plane),
             ThreadPoolExecutor(1),
             cluster=lambda: self.world,
-            facts=lambda _: worlds.facts(1, missing={"ip_vs": "this kernel has none"}),
+            facts=lambda _: worlds.facts(1, missing=self.missing),
         )
 
 
@@ -112,6 +118,54 @@ async def test_one_service_and_what_the_kernel_adds(desk: Desk) -> None:
     assert shown.live.affinity == {"10.244.1.77": "10.244.1.2"}
     assert shown.live.connections == {"10.244.2.2": 7}
     assert (await show(desk.agent, "other", "web")).services == ()
+
+
+async def in_mode(desk: Desk, mode: str) -> ServicePort:
+    """WEB's port, in another mode."""
+    network = worlds.config(proxy=ProxySpec(mode))
+    desk.missing.clear()
+    desk.world = worlds.cluster([worlds.node(1), worlds.node(2)], network, 0, (WEB,), SLICES)
+    await desk.agent._pass()
+    assert desk.agent.view is not None
+    return desk.agent.view.services[WEB.key][0]
+
+
+async def test_in_mode_iptables_the_lists_of_recent_clients(desk: Desk) -> None:
+    port = await in_mode(desk, "iptables")
+    desk.plane.memory[recent(port, port.endpoints[1])] = ("10.244.1.77 : 3.0",)
+    desk.plane.flows = {(6, "10.96.0.1", 80, "10.244.2.2"): 7}
+    found = await show(desk.agent, "default", "web")
+    assert found.surroundings.mode == found.mode == "iptables"
+    assert found.services[0].ports[0].live == Live({"10.244.1.77": "10.244.2.2"}, (), {"10.244.2.2": 7})
+
+
+async def test_in_mode_ipvs_what_that_says_and_no_localhost(desk: Desk) -> None:
+    port = await in_mode(desk, "ipvs")
+    desk.plane.balance = Balanced(
+        {("tcp", "10.96.0.1", 80, "10.244.2.2"): (2, 1)}, (Stay("tcp", "10.244.1.77", "10.96.0.1", 80, "10.244.2.2"),)
+    )
+    found = await show(desk.agent, "default", "web")
+    assert (found.surroundings.mode, found.surroundings.addresses) == ("ipvs", ("192.168.77.11",))
+    assert port.affinity
+    assert found.services[0].ports[0].live == Live(
+        {}, (), {"10.244.2.2": 2}, {"10.96.0.1:80": {"10.244.1.77": "10.244.2.2"}}, {"10.244.2.2": 1}
+    )
+
+
+async def test_in_mode_userspace_what_the_proxy_says(desk: Desk, tmp_path: Path) -> None:
+    port = await in_mode(desk, "userspace")
+    path = str(tmp_path / "proxy.sock")
+    assert (await show(desk.agent, "default", "web", proxy=path)).services[0].ports[0].live == Live()
+    told = ServiceStatus(port.label, "tcp", False, {"10.244.2.2:80": 2}, {"10.244.1.77": "10.244.2.2:80"})
+
+    async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert msgspec.json.decode(await reader.readline(), type=Message).details
+        writer.write(msgspec.json.encode(Status(services=(told,))) + b"\n")
+        writer.close()
+
+    async with await asyncio.start_unix_server(tell, path):
+        found = await show(desk.agent, "default", "web", proxy=path)
+    assert found.services[0].ports[0].live == Live({"10.244.1.77": "10.244.2.2"}, (), {"10.244.2.2": 2})
 
 
 async def test_the_kernel_is_looked_at_anew(desk: Desk) -> None:

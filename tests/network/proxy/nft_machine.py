@@ -1,6 +1,6 @@
 """A tiny machine that walks nftables' chains, so that what a packet meets is read off the rendered text and elements.
 
-It knows the words that our table uses and stops at any other. `numgen random mod N` takes the slot that the walk is
+It knows the words that our tables use and stops at any other. `numgen random mod N` takes the slot that the walk is
 given, so that running every slot gives the whole distribution. Chains are read when they are first entered.
 """
 
@@ -20,8 +20,8 @@ from podnet.state.resource import Resource
 
 CHAIN = re.compile(r"^  chain (\S+) \{\n(.*?)^  \}\n", re.MULTILINE | re.DOTALL)
 LITERAL = re.compile(r"0x[0-9a-f]+|[0-9a-f]{4}:[0-9a-f]{4}")
-NUMBERS = {"tcp": "6"}
-ENDS = {"reject": "refused", "drop": "dropped", "masquerade": "accept"}
+NUMBERS = {"tcp": "6", "udp": "17"}
+ENDS = {"reject": "refused", "drop": "dropped", "masquerade": "masquerade", "accept": "accept"}
 DECLARED = re.compile(r"^  (?:set|map) (\S+) \{", re.MULTILINE)
 
 
@@ -111,10 +111,14 @@ class Walk:
             if str(verdict) != "accept":
                 return Seen(str(verdict))
         try:
+            self.between()
             self.chain("postrouting")
-        except Ends:
-            self.masqueraded = True
+        except Ends as verdict:
+            self.masqueraded = str(verdict) == "masquerade"
         return Seen("to" if self.target else "through", self.target, self.masqueraded, self.labelled)
+
+    def between(self) -> None:
+        """What else happens on the way."""
 
     def chain(self, name: str) -> None:
         """Raises Ends at a verdict; returns at the chain's end."""
@@ -144,8 +148,9 @@ class Walk:
     def statement(self, word: str, words: Iterator[str]) -> bool:
         """True after a vmap that led away."""
         if word == "dnat":
-            assert [next(words), next(words)][1] == "to"
-            self.target = self.value(words)
+            plain = next(words) == "to"
+            assert plain or next(words) == "to"
+            self.target = next(words) if plain else self.value(words)
             raise Ends("accept")
         if word in ("update", "delete"):
             self.remember(word, words)
@@ -198,6 +203,8 @@ class Walk:
         text, operator = self.concatenation(first, words)
         if operator == "vmap":
             verdict = self.lookup(next(words), text).split()
+            if verdict[0] in ENDS:
+                raise Ends(ENDS[verdict[0]])
             self.chain(verdict[1])
             return verdict[0] == "goto"
         negated = operator == "!="
@@ -280,13 +287,14 @@ class Walk:
                 self.sizes = max(self.sizes, size)
                 return str(self.pick(size))
             case "fib":
-                assert [word(), word()] == ["saddr", "type"]
-                return "local" if packet.source in self.machine.host else "unicast"
+                end = packet.source if word() == "saddr" else packet.destination
+                assert word() == "type"
+                return "local" if end in self.machine.host else "unicast"
             case "iifname":
                 return "lo" if packet.host else "eth0"
             case "ct":
-                if (name := word()) == "status":
-                    return "dnat" if self.target else "new"
+                if (name := word()) in ("status", "direction"):
+                    return "original" if name == "direction" else "dnat" if self.target else "new"
                 assert [name, word(), word()][0] == "original"
                 return packet.destination
             case other:

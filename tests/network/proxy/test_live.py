@@ -8,15 +8,19 @@ import pytest
 from msgspec.structs import replace
 
 from podnet.network.proxy.explain import explain
+from podnet.network.proxy.iptables import Settings as Rules
+from podnet.network.proxy.iptables import own
 from podnet.network.proxy.live import (
     Live,
     Memory,
+    Proxied,
     affinities,
     ejected,
     ejections,
     excess,
     live,
     places,
+    recent,
     retried,
     with_ejections,
 )
@@ -24,6 +28,7 @@ from podnet.network.proxy.manners import Client, Surroundings
 from podnet.network.proxy.nft_chains import TABLE, Settings, table
 from podnet.network.proxy.nftables import ids_of
 from podnet.network.service_port import ServicePort
+from podnet.state.ipvs import Balanced, Stay
 from tests.network.proxy.meeting import AFFINITY, FOUR, SIX, family, machine, node_addresses, service_port
 from tests.network.proxy.nft_machine import Packet, Walk
 
@@ -143,3 +148,59 @@ def test_connections_through_any_of_the_frontends() -> None:
 def test_nothing_is_asked_for_what_needs_nothing() -> None:
     assert places((service_port(), service_port(retry=True, affinity=0, protocol="udp"))) == frozenset()
     assert places((service_port(True, retry=True),)) == {ejections(True)}
+
+
+RECENT = service_port(here=1, there=2, affinity=AFFINITY)
+
+
+def test_in_mode_iptables_the_first_list_that_still_counts_decides() -> None:
+    """The lists are those that the rules name."""
+    rules = " ".join(rule for made in own(RECENT, Rules()) for rule in made.rules or ())
+    first, second, third = RECENT.endpoints
+    sets = {
+        recent(RECENT, first): ("10.244.1.9 : 7.5", "10.244.1.8 : 7.0"),
+        recent(RECENT, second): ("10.244.1.9 : 0.0",),
+        recent(RECENT, third): ("10.244.1.8 : 0.0", "10.244.1.9 : 0.1"),
+    }
+    assert sets.keys() == places((RECENT,), "iptables")
+    assert all(f"-m recent --name {name} --rcheck --seconds {AFFINITY}" in rules for _, _, name in sets)
+    flows = {(6, FOUR.cluster_ip, 80, first.address): 3}
+    found = live(RECENT, Memory(sets, flows), node_addresses(FOUR), "iptables")
+    assert found == Live({"10.244.1.8": first.address, "10.244.1.9": second.address}, connections={first.address: 3})
+    plain = replace(RECENT, affinity=0)
+    assert places((plain,), "iptables") == frozenset()
+    assert live(plain, Memory(sets, {}), (), "iptables") == Live()
+
+
+def test_the_userspace_proxy_tells_of_its_own_and_older_connections_are_the_kernels() -> None:
+    port = service_port(True, here=1, there=1, affinity=AFFINITY)
+    near, far = port.endpoints
+    told = Proxied(
+        {f"[{near.address}]:8080": 2, "[fd00::77]:8080": 1}, {"fd00::9": f"[{far.address}]:80", "fd00::8": "[::7]:80"}
+    )
+    flows = {(6, SIX.cluster_ip, 80, near.address): 1, (6, SIX.cluster_ip, 80, SIX.node): 2}
+    memory = Memory({}, flows, {(port.label, "tcp", True): told})
+    assert places((port,), "userspace") == frozenset()
+    assert live(port, memory, (SIX.node,), "userspace") == Live({"fd00::9": far.address}, connections={near.address: 3})
+    other = replace(port, service="other", cluster_ip="fd00:10:96::2")
+    assert live(other, memory, (), "userspace") == Live()
+
+
+def test_ipvs_counts_by_frontend_and_udp_is_never_established() -> None:
+    port = service_port(here=1, there=1, affinity=AFFINITY)
+    near, far = (each.address for each in port.endpoints)
+    at = ("tcp", FOUR.cluster_ip, 80)
+    counts = {
+        (*at, near): (2, 1),
+        ("tcp", FOUR.node, 30080, near): (1, 0),
+        (*at, far): (0, 0),
+        ("tcp", "10.96.9.9", 80, far): (9, 9),
+        ("udp", FOUR.cluster_ip, 80, far): (0, 4),
+    }
+    stays = (Stay("tcp", FOUR.pod, FOUR.cluster_ip, 80, far), Stay("tcp", FOUR.pod, "10.96.9.9", 80, far))
+    memory = Memory({}, {}, {}, Balanced(counts, stays))
+    assert live(port, memory, (FOUR.node,), "ipvs") == Live(
+        connections={near: 3}, affinity_at={f"{FOUR.cluster_ip}:80": {FOUR.pod: far}}, inactive={near: 1}
+    )
+    udp = replace(port, protocol="udp", affinity=0)
+    assert live(udp, memory, (FOUR.node,), "ipvs") == Live(connections={far: 4})

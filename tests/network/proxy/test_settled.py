@@ -76,3 +76,22 @@ def test_the_node_comes_to_its_own_addresses_with_those() -> None:
 
 def test_words_beyond_three_are_mixed_in() -> None:
     assert len({jhash(bytes([number]) + bytes(19), 1) for number in range(50)}) == 50
+
+
+def test_other_modes_know_clients_by_their_address_and_ipvs_by_the_frontend_too() -> None:
+    port = service_port(True, here=2, there=0, affinity=AFFINITY)
+    first, second = port.endpoints
+    who, node = Client("pod", SIX.pod), Client("node", SIX.node)
+    plain, at = Live({SIX.pod: second.address}), Live(affinity_at={f"[{SIX.cluster_ip}]:80": {SIX.pod: second.address}})
+    stays, any_of_them = {first.address: 0, second.address: 100}, {first.address: 50, second.address: 50}
+
+    def found(mode: str, live: Live, scope: str = "cluster", client: Client = who) -> dict[str, float]:
+        meetings = explain((port,), client, Surroundings((SIX.node,), mode=mode))
+        (meeting,) = (each for each in meetings if each.scope == scope)
+        return percents(settled(meeting, client, port, live, mode))
+
+    for mode in ("iptables", "userspace"):
+        assert found(mode, plain) == found(mode, plain, "node") == stays
+    assert (found("ipvs", at), found("ipvs", at, "node")) == (stays, any_of_them)
+    itself = Live(affinity_at={f"[{SIX.cluster_ip}]:80": {SIX.cluster_ip: first.address}})
+    assert found("ipvs", itself, client=node) == {first.address: 100, second.address: 0}
