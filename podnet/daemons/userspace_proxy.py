@@ -2,8 +2,9 @@
 
 A process of its own, `podnet userspace-proxy`, so that an agent may be restarted or upgraded without cutting a
 connection; it holds nothing but what it is told (proxy_feed.py) and the connections themselves. Each attempt to connect
-goes to the next endpoint and waits longer: 250 ms, 500 ms, 1 s, 2 s. A change of endpoints or Services only concerns
-connections that begin later. A client whose four attempts failed, or that was not led here, gets a reset.
+goes to the next endpoint and waits longer: 250 ms, 500 ms, 1 s, 2 s; whom it seems to come from is in dialling.py. A
+change of endpoints or Services only concerns connections that begin later. A client whose four attempts failed, or that
+was not led here, gets a reset.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from contextlib import suppress
 
 import msgspec
 
+from podnet.daemons.dialling import dial
 from podnet.daemons.listening import bound
 from podnet.daemons.splicing import Pipes, Relay, reset
 from podnet.daemons.stations import allow_many_files
 from podnet.daemons.userspace_udp import Datagrams
+from podnet.kernel.netlink import NETFILTER, Netlink
 from podnet.kernel.original import of_stream
 from podnet.network.proxy.balancing import TIMEOUTS, Entry, Table, identity
+from podnet.network.proxy.origins import Keeping
 from podnet.network.proxy.userspace import Orders
 from podnet.network.service_port import Endpoint, Scope
+from podnet.wire.conntrack import Place
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +78,7 @@ class Proxy:
         self._table = Table()
         self._loop = asyncio.get_running_loop()
         self._pipes = Pipes()
+        self._netlink = Netlink(NETFILTER)
         self._relays: dict[Relay, tuple[Entry, Endpoint]] = {}
         self._dialling: set[asyncio.Task[None]] = set()
         self._listeners: dict[tuple[str, int], tuple[socket.socket, Datagrams]] = {}
@@ -85,6 +91,8 @@ class Proxy:
         if orders.whole:
             gone = {identity(entry.port) for entry in self._table.entries} - set(map(identity, orders.ports))
         self._table.change(orders.ports, gone, orders.inside)
+        if orders.origins is not None:
+            self._table.keeping = Keeping(orders.origins)
         self._places = {(address, orders.port) for address in orders.addresses}
         self._listen_everywhere()
         self._sweep()
@@ -151,6 +159,7 @@ class Proxy:
         for relay in list(self._relays):
             relay.abort()
         self._pipes.close()
+        self._netlink.close()
 
     def _listen(self, address: str, port: int) -> None:
         listener = bound(address, port, socket.SOCK_STREAM)
@@ -186,7 +195,7 @@ class Proxy:
                 continue  # the client went away again
             client.setblocking(False)
             self._counts["accepted"] += 1
-            self._take(client, peer[0])
+            self._take(client, peer[:2])
 
     def _pause(self, listener: socket.socket) -> None:
         log.error("there are no more file descriptors for connections: raise the limit of open files")
@@ -197,7 +206,7 @@ class Proxy:
         if listener.fileno() >= 0:
             self._loop.add_reader(listener, self._accept, listener)
 
-    def _take(self, client: socket.socket, peer: str) -> None:
+    def _take(self, client: socket.socket, peer: Place) -> None:
         meant = of_stream(client)
         found = self._table.find("tcp", *meant) if meant else None
         if found is None:
@@ -208,10 +217,10 @@ class Proxy:
         self._dialling.add(task)
         task.add_done_callback(self._dialling.discard)
 
-    async def _connect(self, client: socket.socket, peer: str, entry: Entry, scope: Scope) -> None:
-        inside, relay = self._table.is_inside(peer), None
+    async def _connect(self, client: socket.socket, peer: Place, entry: Entry, scope: Scope) -> None:
+        relay = None
         try:
-            found = await self._dial(entry, scope, inside, peer)
+            found = await self._dial(client, peer, entry, scope)
             if found is None:
                 self._counts["given up"] += 1
                 return
@@ -228,22 +237,25 @@ class Proxy:
     def _ended(self, relay: Relay) -> None:
         self._relays.pop(relay, None)
 
-    async def _dial(self, entry: Entry, scope: Scope, inside: bool, peer: str) -> tuple[socket.socket, Endpoint] | None:
+    async def _dial(
+        self, client: socket.socket, peer: Place, entry: Entry, scope: Scope
+    ) -> tuple[socket.socket, Endpoint] | None:
         """A connection to the first endpoint that takes one."""
+        inside, local = self._table.is_inside(peer[0]), client.getsockname()[0]
         tried: list[Endpoint] = []
         for seconds in TIMEOUTS:
-            endpoint = entry.pick(scope, inside, peer, self._loop.time(), tried)
+            endpoint = entry.pick(scope, inside, peer[0], self._loop.time(), tried)
             if endpoint is None:
                 return None
+            keeps = self._table.keeping.keeps(entry.port, scope, peer[0], endpoint)
             with suppress(OSError):
-                return await self._try(endpoint, seconds), endpoint
+                return await self._try(endpoint, seconds, local, peer if keeps else None), endpoint
             self._counts["attempts"] += 1
             tried.append(endpoint)
         return None
 
-    async def _try(self, endpoint: Endpoint, seconds: float) -> socket.socket:
-        family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
-        server = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    async def _try(self, endpoint: Endpoint, seconds: float, local: str, shown: Place | None) -> socket.socket:
+        server = dial(self._netlink, socket.SOCK_STREAM, endpoint, local, shown)
         try:
             async with asyncio.timeout(seconds):
                 await self._loop.sock_connect(server, (endpoint.address, endpoint.port))

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+from podnet.daemons.dialling import dial
 from podnet.daemons.listening import bound
 from podnet.kernel.netlink import NETFILTER, Netlink, NetlinkError, enlarge
 from podnet.kernel.original import of_datagram
@@ -32,19 +33,14 @@ Peer = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Flow:
-    """One client's datagrams to one frontend."""
+    """One client's datagrams to one frontend; `made` is the socket towards the endpoint."""
 
-    def __init__(self, entry: Entry, scope: Scope, inside: bool, client: Peer, endpoint: Endpoint) -> None:
-        """Raises OSError."""
+    def __init__(
+        self, entry: Entry, scope: Scope, inside: bool, client: Peer, endpoint: Endpoint, made: socket.socket
+    ) -> None:
         self.entry, self.scope, self.inside, self.client, self.endpoint = entry, scope, inside, client, endpoint
         self.used = 0.0
-        family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
-        self.socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
-            self.socket.connect((endpoint.address, endpoint.port))
-        except OSError:
-            self.socket.close()
-            raise
+        self.socket = made
 
     @property
     def holds(self) -> bool:
@@ -107,10 +103,12 @@ class Datagrams:
         endpoint = entry.pick(scope, inside, client[0], now, tried)
         if endpoint is None:
             return None
+        keeps = self._table.keeping.keeps(entry.port, scope, client[0], endpoint)
         try:
-            flow = Flow(entry, scope, inside, client, endpoint)
+            made = dial(self._netlink, socket.SOCK_DGRAM, endpoint, self._local[0], client[:2] if keeps else None)
         except OSError:
             return None
+        flow = Flow(entry, scope, inside, client, endpoint, made)
         flow.used = now
         self.flows[client] = flow
         self._loop.add_reader(flow.socket, self._answer, flow)

@@ -1,4 +1,4 @@
-"""Connection tracking entries in ctnetlink (linux/netfilter/nfnetlink_conntrack.h): find and forget flows.
+"""Connection tracking entries in ctnetlink (linux/netfilter/nfnetlink_conntrack.h): find, forget and make flows.
 
 A flow is two tuples: how its first packet looked, and how the answers look, which is where a NAT shows. Kernels since
 5.8 filter a dump by the parts of either tuple that CTA_FILTER names; an older one sends every flow, so the caller
@@ -14,20 +14,24 @@ from struct import Struct
 
 import msgspec
 
-from podnet.wire.netlink import BE16, DUMP, Request, attribute, attributes, nest, u8, u32
+from podnet.wire.netlink import BE16, BE32, CREATE, DUMP, EXCLUSIVE, Request, attribute, attributes, nest, u8, u32
 from podnet.wire.spelling import IPV4, IPV6, ip_text, pack_ip
 
 NEW, GET, DELETE = 0x100, 0x101, 0x102
 """Message types: subsystem 1 and IPCTNL_MSG_CT_*."""
 
 _HEADER = Struct("=BBH")  # struct nfgenmsg
-_ORIGINAL, _REPLY, _STATE, _ID, _ZONE, _FILTER = 1, 2, 4, 12, 18, 25
+_ORIGINAL, _REPLY, _STATE, _SOURCE_NAT, _TIMEOUT, _ID, _ZONE, _FILTER = 1, 2, 4, 6, 7, 12, 18, 25
 _STATE_TCP, _TCP_STATE = 1, 1
 _TCP_OVER = {b"\x07", b"\x08"}  # TIME_WAIT, CLOSE
 _TUPLE_IP, _TUPLE_PROTOCOL, _TUPLE_ZONE = 1, 2, 3
 _NUMBER, _FROM_PORT, _TO_PORT = 1, 2, 3
 _FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
 _BY_SOURCE, _BY_DESTINATION, _BY_PROTOCOL, _BY_TO_PORT = 0x1, 0x2, 0x8, 0x20
+
+
+Place = tuple[str, int]
+"""Address and port."""
 
 
 class Flow(msgspec.Struct, frozen=True, gc=False):
@@ -143,14 +147,36 @@ def _tuple(family: int, source: str, destination: str = "", protocol: int = 0, t
         yield nest(_TUPLE_PROTOCOL, u8(_NUMBER, protocol), port)
 
 
-def original(answered_from: tuple[str, int], to: tuple[str, int], protocol: int) -> Request:
+def original(answered_from: Place, to: Place, protocol: int) -> Request:
     """Ask for the one flow whose answers go from one address and port to another; ENOENT when there is none."""
-    (source, from_port), (destination, to_port) = answered_from, to
-    family = IPV4 if ":" not in source else IPV6
-    ports = attribute(_FROM_PORT, BE16.pack(from_port)) + attribute(_TO_PORT, BE16.pack(to_port))
-    addresses, _ = _tuple(family, source, destination, protocol)
-    reply = nest(_REPLY, addresses, nest(_TUPLE_PROTOCOL, u8(_NUMBER, protocol), ports))
-    return Request(GET, 0, _HEADER.pack(family, 0, 0) + reply)
+    return Request(GET, 0, _of(answered_from) + _side(_REPLY, protocol, answered_from, to))
+
+
+def named(protocol: int, source: Place, to: Place) -> Request:
+    """Ask for the one flow whose first packet looked so; ENOENT when there is none."""
+    return Request(GET, 0, _of(source) + _side(_ORIGINAL, protocol, source, to))
+
+
+def translated(protocol: int, source: Place, to: Place, seen: str, seconds: int) -> Request:
+    """Make a flow that nobody has begun: its packets will leave with the source address `seen`, and with their own
+    port unless that is taken. It is gone after `seconds` without a packet. EEXIST when there is one."""
+    first = 1 if _of(source)[0] == IPV4 else 4  # CTA_NAT_V4_MINIP, CTA_NAT_V6_MINIP; the end of the range follows
+    address = pack_ip(seen)
+    body = _of(source) + _side(_ORIGINAL, protocol, source, to) + _side(_REPLY, protocol, to, source)
+    body += attribute(_TIMEOUT, BE32.pack(seconds))
+    body += nest(_SOURCE_NAT, attribute(first, address), attribute(first + 1, address))
+    return Request(NEW, CREATE | EXCLUSIVE, body)
+
+
+def _of(place: Place) -> bytes:
+    return _HEADER.pack(IPV6 if ":" in place[0] else IPV4, 0, 0)
+
+
+def _side(kind: int, protocol: int, source: Place, to: Place) -> bytes:
+    family = IPV6 if ":" in source[0] else IPV4
+    addresses, _ = _tuple(family, source[0], to[0], protocol)
+    ports = attribute(_FROM_PORT, BE16.pack(source[1])) + attribute(_TO_PORT, BE16.pack(to[1]))
+    return nest(kind, addresses, nest(_TUPLE_PROTOCOL, u8(_NUMBER, protocol), ports))
 
 
 def delete(flow: Flow) -> Request:

@@ -67,6 +67,7 @@ class Node:
         for name in ("client", "node", *map(self.server, SERVERS)):
             netns.create(self.path(name))
             self.ip(name, "link set lo up")
+            self.run(name, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")  # neighbours are asked at once
         self.ip("node", *(f"addr add {each}/{128 if ':' in each else 32} dev lo" for each in NODE))
         for number, name in ((1, "client"), *((n, self.server(n)) for n in SERVERS)):
             self.plug(name, number)

@@ -46,7 +46,6 @@ CANARY = 250
 class Mode(NamedTuple):
     """What a mode may do differently from what the table says.
 
-    keeps      endpoints see the client's own address; else always that of the node that took the connection
     localhost  the families whose loopback address serves node ports ("4", "46")
     unused     what a cluster address says that no Service has
     sctp       whether it serves SCTP
@@ -57,7 +56,6 @@ class Mode(NamedTuple):
                at the second SYN, so modes that refuse TCP by ICMP take a little more than one
     """
 
-    keeps: bool = True
     localhost: str = "4"
     unused: str = "lost"
     sctp: bool = True
@@ -70,7 +68,7 @@ class Mode(NamedTuple):
 MODES: Mapping[str, Mode] = {
     "nftables": Mode(),
     "iptables": Mode(itself=False),
-    "userspace": Mode(keeps=False, localhost="46", sctp=False, refusal=1.3),
+    "userspace": Mode(localhost="46", sctp=False, refusal=1.3),
     "ipvs": Mode(localhost="", cluster=False, expires=False, refusal=1.3),
 }
 
@@ -330,7 +328,7 @@ class World:
             for client, words in expected.items():
                 for protocol in protocols:
                     key = f"{client} to {host} {protocol}/{port}"
-                    wanted[key] = self._expected(words, client, host)
+                    wanted[key] = words
                     times = 24 if "|" in words else 1
                     asks[key] = [Ask(self.clients[client], host, port, protocol)] * times
         answers = iter(ask_all([ask for several in asks.values() for ask in several], self.mode.refusal + 0.3))
@@ -345,23 +343,6 @@ class World:
     def owner(self, address: str) -> str:
         """Who has an address: a pod, a node, or one of the machines outside."""
         return self._owners.get(address, address)
-
-    def _expected(self, words: str, client: str, host: str) -> str:
-        """As this mode answers: without the client's own address if it does not keep that."""
-        if self.mode.keeps:
-            return words
-        return " | ".join(sorted({self._seen(each, client, host) for each in words.split(" | ")}))
-
-    def _seen(self, answer: str, client: str, host: str) -> str:
-        server, from_, _ = answer.partition(" from ")
-        return f"{server} from {self._taker(client, host)}" if from_ else answer
-
-    def _taker(self, client: str, host: str) -> str:
-        """The node that takes a connection."""
-        if host in self._owners:
-            return self._owners[host]
-        known = self.clients[client]
-        return known.node or f"node{known.mark}"
 
 
 def _endpoint(given: Endpoint | str) -> Endpoint:

@@ -33,10 +33,11 @@ def node(shared: Node) -> Iterator[Node]:
 
 
 class Echo:
-    """A UDP server that sends back what it gets, with its number in front, and remembers it."""
+    """A UDP server that sends back what it gets, with its number in front, and remembers it, and from whom."""
 
     def __init__(self, node: Node, number: int, v6: bool = False) -> None:
         self.seen: list[bytes] = []
+        self.peers: list[str] = []
         self._socket = node.open(node.server(number), v6, socket.SOCK_DGRAM)
         self._socket.bind((address(number, v6), 53))
         self._number = number
@@ -49,6 +50,7 @@ class Echo:
                 data, peer = self._socket.recvfrom(65536)
                 if not data:
                     return
+                self.peers.append(peer[0])
                 self.seen.append(data)
                 self._socket.sendto(b"%d %b" % (self._number, data), peer)
 
@@ -73,6 +75,21 @@ def test_datagrams_of_a_client_go_to_one_endpoint_and_clients_take_turns(node: N
     assert all(len(set(each)) == 1 for each in said)
     assert Counter(each[0] for each in said) == {b"2": 2, b"3": 2}
     assert sum(len(server.seen) for server in servers.values()) == 12
+
+
+@pytest.mark.parametrize("v6", [False, True], ids=["ipv4", "ipv6"])
+def test_whom_the_endpoint_sees(node: Node, v6: bool):
+    """Also when the same client's port comes again soon, with what the kernel remembers of the flow before."""
+    outside, server, client = ("fd00:5::5" if v6 else "10.5.5.5"), Echo(node, 2, v6), address(1, v6)
+    for local, seen in ((False, "fd00:1:2::1" if v6 else "10.1.2.1"), (True, client)):
+        for _ in range(2):
+            node.serve(dns(2, v6=v6, external_ips=(outside,), external_local=local))
+            for to in (VIP[v6], outside):
+                with node.open("client", v6, socket.SOCK_DGRAM) as made:
+                    made.bind(("", 41000))
+                    question(made, b"x", (to, 53))
+            node.serve()  # ends the flows
+            assert server.peers[-2:] == [client, seen]
 
 
 def test_no_datagram_is_lost_while_flows_begin(node: Node):

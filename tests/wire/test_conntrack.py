@@ -153,3 +153,20 @@ def test_a_flow_is_asked_for_by_its_answers(ips: tuple[str, str], protocol: int,
     assert (request.kind, request.flags) == (conntrack.GET, 0)
     assert request.body[0] == family_of(ips[0])
     assert attributes(request.body, 4) == {2: side(*ips, protocol, port, peer)}
+
+
+@pytest.mark.parametrize(
+    ("family", "local", "remote", "seen", "first"),
+    [(FOUR, "10.0.0.1", "10.0.0.2", "192.0.2.9", 1), (SIX, "fd00::1", "fd00::2", "2001:db8::9", 4)],
+)
+def test_a_flow_is_made_whose_source_is_another(family: int, local: str, remote: str, seen: str, first: int) -> None:
+    request = conntrack.translated(6, (local, 40000), (remote, 80), seen, 10)
+    assert (request.kind, request.flags) == (conntrack.NEW, 0x600)
+    assert request.body[0] == family
+    parts = attributes(request.body, 4)
+    assert parts[1] == side(local, remote, 6, 40000, 80)
+    assert parts[2] == side(remote, local, 6, 80, 40000)
+    assert attributes(parts[6]) == {first: pack_ip(seen), first + 1: pack_ip(seen)}
+    assert parts[7] == struct.pack(">I", 10)
+    asked = conntrack.named(6, (local, 40000), (remote, 80))
+    assert attributes(asked.body, 4) == {1: parts[1]}

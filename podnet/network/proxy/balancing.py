@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from weakref import WeakValueDictionary
 from zlib import crc32
 
+from podnet.network.proxy.origins import Keeping, Origins
 from podnet.network.service_port import Endpoint, Scope, Segment, ServicePort
 
 TIMEOUTS = (0.25, 0.5, 1.0, 2.0)
@@ -150,9 +151,10 @@ class Entry:
 
 
 class Table:
-    """From what a client meant to reach to the ServicePort that it belongs to."""
+    """From what a client meant to reach to the ServicePort that it belongs to; `keeping`: who is seen there."""
 
     def __init__(self) -> None:
+        self.keeping = Keeping(Origins())
         self._entries: dict[Identity, Entry] = {}
         self._frontends: dict[Frontend, list[tuple[Entry, Scope]]] = {}
         self._keeps: WeakValueDictionary[str, Keep] = WeakValueDictionary()

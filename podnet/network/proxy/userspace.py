@@ -2,9 +2,9 @@
 
 From a packet's point of view: pod -> Service address -> one lookup in a map -> destination NAT to the node's address at
 the proxy's port. The proxy asks connection tracking where the packet was going, so one port serves every Service. The
-endpoint sees a connection from the node. What has no endpoint is refused, and what only others may use is dropped,
-before the proxy hears of it. Slower than the kernel by itself, but a pod that does not answer costs a client a quarter
-of a second instead of its connection (daemons/userspace_proxy.py).
+endpoint sees a connection from the client or the node, just as in mode nftables (origins.py). What has no endpoint is
+refused, and what only others may use is dropped, before the proxy hears of it. Slower than the kernel by itself, but a
+pod that does not answer costs a client a quarter of a second instead of its connection (daemons/userspace_proxy.py).
 
 The chains are static; a Service is one map element for each of its frontends, and one for each CIDR of its segments.
 """
@@ -18,6 +18,7 @@ import msgspec
 
 from podnet.network.proxy import localhost
 from podnet.network.proxy.balancing import Identity, identity
+from podnet.network.proxy.origins import Origins, origins
 from podnet.network.service_port import Frontend, Segment, ServicePort
 from podnet.network.value import Value
 from podnet.network.view import Attachment, NodeView, is_v6
@@ -95,6 +96,7 @@ class Orders(Value, frozen=True):
     """What the proxy is to do: where to listen, which clients' CIDRs are the cluster's own, the Services.
 
     `whole`: there are no other ServicePorts than `ports`; otherwise the others stay, except those in `gone`.
+    `origins` None: as before.
     """
 
     addresses: tuple[str, ...] = ()
@@ -103,6 +105,7 @@ class Orders(Value, frozen=True):
     port: int = PORT
     whole: bool = True
     gone: tuple[Identity, ...] = ()
+    origins: Origins | None = None
 
 
 def since(before: Orders, now: Orders) -> Orders:
@@ -112,13 +115,16 @@ def since(before: Orders, now: Orders) -> Orders:
     changed = tuple(port for port in now.ports if id(port) not in old)
     again = set(map(identity, changed))
     gone = {identity(port) for port in before.ports if id(port) not in new} - again
-    return msgspec.structs.replace(now, ports=changed, whole=False, gone=tuple(sorted(gone)))
+    same = before.origins == now.origins
+    origins = None if same else now.origins
+    return msgspec.structs.replace(now, ports=changed, whole=False, gone=tuple(sorted(gone)), origins=origins)
 
 
 def orders(view: NodeView, ports: Iterable[ServicePort]) -> Orders:
     """What this node's proxy has to be told."""
     inside = (*_inside(view, False), *_inside(view, True))
-    return Orders(view.me.addresses, inside, tuple(port for port in ports if port.protocol in PROTOCOLS))
+    served = tuple(port for port in ports if port.protocol in PROTOCOLS)
+    return Orders(view.me.addresses, inside, served, origins=origins(view))
 
 
 def frame(view: NodeView) -> Iterator[Resource]:

@@ -173,6 +173,14 @@ def test_the_proxy_is_told_where_to_listen_and_who_is_inside():
     assert msgspec.json.decode(msgspec.json.encode(orders), type=userspace.Orders) == orders
 
 
+def test_who_is_seen_is_told_once_and_when_it_changes():
+    first, second = userspace.orders(VIEW, [WEB]), userspace.orders(VIEW, [DNS])
+    assert first.origins
+    assert userspace.since(first, second).origins is None
+    masked = userspace.orders(with_proxy(masquerade_all=True), [DNS])
+    assert userspace.since(second, masked).origins == masked.origins != second.origins
+
+
 def steps(before: ServicePort | None, now: ServicePort | None) -> Plan:
     old, new = (state(r for r in userspace.serve(VIEW, (port,))) if port else {} for port in (before, now))
     return plan(new, old)
