@@ -67,7 +67,7 @@ _PAGE = msgspec.json.Decoder(Page)
 _DOCUMENT = msgspec.json.Decoder(Document)
 
 
-def _socket(address: tuple[Any, Any, int, str, Any]) -> socket.socket:
+def lasting_socket(address: tuple[Any, Any, int, str, Any]) -> socket.socket:
     """A socket that notices within 30 s that the other end is gone; a quiet watch would wait for ever else."""
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -289,7 +289,7 @@ class Api:
         """Made at first use: aiohttp wants a running loop. Without a limit: watches hold their connections."""
         if self._opened is None:
             self._opened = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=lasting_socket),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_SECONDS, self.timeout)),
                 headers={"User-Agent": f"podnet/{podnet.__version__}", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
