@@ -38,6 +38,9 @@ PLAIN_SIZE, EDNS_SIZE = 512, 1232
 NONE = b"\0\0\0\0\0\0"
 """The counts of an answer without records."""
 
+OWN_OPT = b"\0" + struct.pack(">HHIH", OPT, EDNS_SIZE, 0, 0)
+"""What stands in an answer to a client that speaks EDNS."""
+
 _HEADER = struct.Struct(">HHHHHH")
 _RECORD = struct.Struct(">HHIH")
 _OWNER = b"\xc0\x0c"

@@ -1,0 +1,173 @@
+"""The names that a Service, a pod or an address has, by the Kubernetes DNS specification 1.1.0.
+
+Each is a function of one object and what belongs to it, and gives for every name a `Node`: by type, the records as they
+will be sent (wire/dns.py). A name without records of its own that only has others below it is a Node as well, an empty
+one, since it exists: its answer is "no such data", not "no such name".
+
+Source: github.com/kubernetes/dns docs/specification.md. Where it leaves a choice: an endpoint without a hostname is
+called as its address with dashes, priority is 0 and weight 100 (as CoreDNS has them), time to live is kube-dns' 30 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
+
+from podnet.network.value import Value
+from podnet.objects.core import Pod
+from podnet.objects.services import EndpointSlice, Service
+from podnet.wire import dns
+
+Node = tuple[tuple[int, bytes], ...]
+"""What stands at a name: its pieces by type."""
+
+EMPTY: Node = ()
+Nodes = Mapping[bytes, Node]
+
+TTL = 30
+PRIORITY, WEIGHT = 0, 100
+VERSION = "1.1.0"
+FAMILIES = {"IPv4", "IPv6"}
+HELPFUL = 400
+"""Bytes of an SRV answer up to which the targets' addresses come along: it always fits then."""
+
+
+class Names(Value, frozen=True):
+    """What one Service adds: nodes by name in lower case, and the pairs (address, name) for the way back."""
+
+    nodes: dict[bytes, Node]
+    pointers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Place(Value, frozen=True):
+    """An endpoint of a headless Service: its own name, and its addresses."""
+
+    name: bytes
+    address: str
+    named: bool
+
+
+def service_names(domain: str, service: Service, slices: Iterable[EndpointSlice]) -> Names:
+    """All names of a Service. One that can't be a name (of over 255 bytes) has none."""
+    meta, spec = service.metadata, service.spec
+    text = f"{meta.name}.{meta.namespace}.svc.{domain}"
+    try:
+        if spec.type == "ExternalName":
+            return Names({_key(text): ((dns.CNAME, _piece(dns.CNAME, [dns.name(spec.external_name)])),)})
+        if spec.cluster_ip == "None":
+            return _headless(text, service, slices)
+        return _balanced(text, service)
+    except ValueError:
+        return Names({})
+
+
+def pod_node(address: str) -> Node:
+    """What stands at a pod's own name."""
+    return addresses([address])
+
+
+def pod_name(domain: str, namespace: str, address: str) -> bytes:
+    """A pod's own name (a-b-c-d.namespace.pod.domain)."""
+    return _key(f"{dashed(address)}.{namespace}.pod.{domain}")
+
+
+def pod_addresses(pod: Pod) -> tuple[str, ...]:
+    """Those by which a pod has names: as long as it lives, and only of its own."""
+    status = pod.status
+    if pod.spec.host_network or status.phase in ("Succeeded", "Failed"):
+        return ()
+    return tuple(each.ip for each in status.pod_ips) or ((status.pod_ip,) if status.pod_ip else ())
+
+
+def pointer_node(names: Iterable[bytes]) -> Node:
+    """What stands at an address of the reverse zones."""
+    return ((dns.PTR, _piece(dns.PTR, sorted(set(names)))),)
+
+
+def dashed(address: str) -> str:
+    """An address as one label."""
+    return address.replace(".", "-").replace(":", "-")
+
+
+def _balanced(text: str, service: Service) -> Names:
+    """A Service with addresses of its own."""
+    spec = service.spec
+    ips = [ip for ip in spec.cluster_ips or (spec.cluster_ip,) if ip]
+    if not ips:
+        return Names({})
+    name = dns.name(text)
+    nodes = {dns.lower(name): addresses(ips)}
+    for port in spec.ports:
+        if port.name:
+            _serve(nodes, text, port.name, port.protocol, [(port.port, name, ips)])
+    return Names(nodes, tuple((ip, name) for ip in ips))
+
+
+def _headless(text: str, service: Service, slices: Iterable[EndpointSlice]) -> Names:
+    """A Service whose names are its ready endpoints'; without one, there is no such name."""
+    hosts: dict[str, Place] = {}
+    ports: dict[tuple[str, str], set[tuple[int, bytes]]] = {}
+    for each in sorted(slices, key=lambda each: each.key):
+        places = [*_places(text, each, service.spec.publish_not_ready_addresses)]
+        hosts |= {place.address: place for place in places}
+        for port in each.ports:
+            if port.name and port.port is not None and places:
+                found = ports.setdefault((port.name, port.protocol), set())
+                found.update((port.port, place.name) for place in places)
+    if not hosts:
+        return Names({})
+    by_name: dict[bytes, list[str]] = {}
+    for place in hosts.values():
+        by_name.setdefault(place.name, []).append(place.address)
+    nodes = {_key(text): addresses(sorted(hosts))}
+    nodes |= {dns.lower(name): addresses(sorted(ips)) for name, ips in by_name.items()}
+    for (port_name, protocol), targets in ports.items():
+        _serve(nodes, text, port_name, protocol, [(port, name, by_name[name]) for port, name in sorted(targets)])
+    return Names(nodes, tuple((place.address, place.name) for place in hosts.values() if place.named))
+
+
+def _places(text: str, each: EndpointSlice, all_ready: bool) -> Iterator[Place]:
+    if each.address_type not in FAMILIES:
+        return
+    for endpoint in each.endpoints:
+        if endpoint.addresses and (all_ready or endpoint.conditions.ready is not False):
+            with suppress(ValueError):  # made by hand, for what is no address or no name
+                address = str(ip_address(endpoint.addresses[0]))
+                name = dns.name(f"{endpoint.hostname or dashed(address)}.{text}")
+                yield Place(name, address, named=bool(endpoint.hostname))
+
+
+def _serve(
+    nodes: dict[bytes, Node], text: str, port: str, protocol: str, targets: list[tuple[int, bytes, list[str]]]
+) -> None:
+    """The SRV records of a named port: each target's port, name and addresses."""
+    under = f"_{protocol.lower()}.{text}"
+    nodes[_key(under)] = EMPTY
+    records = [dns.record(dns.SRV, TTL, dns.srv(PRIORITY, WEIGHT, number, name)) for number, name, _ in targets]
+    pairs = {(name, ip): None for _, name, ips in targets for ip in ips}
+    more = [dns.record(*_typed(ip), name) for name, ip in pairs]
+    helpful = sum(map(len, (*records, *more))) <= HELPFUL
+    nodes[_key(f"_{port}.{under}")] = ((dns.SRV, dns.piece(records, (), more if helpful else ())),)
+
+
+def addresses(ips: Iterable[str]) -> Node:
+    """A and AAAA."""
+    by_type: dict[int, list[bytes]] = {}
+    for ip in ips:
+        type_, data = dns.address(ip)
+        by_type.setdefault(type_, []).append(data)
+    return tuple((type_, _piece(type_, by_type[type_])) for type_ in sorted(by_type))
+
+
+def _typed(ip: str) -> tuple[int, int, bytes]:
+    type_, data = dns.address(ip)
+    return type_, TTL, data
+
+
+def _piece(type_: int, data: Iterable[bytes]) -> bytes:
+    return dns.piece([dns.record(type_, TTL, each) for each in data])
+
+
+def _key(text: str) -> bytes:
+    return dns.lower(dns.name(text))
