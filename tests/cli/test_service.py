@@ -151,7 +151,7 @@ AT = Live({}, (), {"10.244.0.2": 5}, {"10.96.0.1:80": {"10.244.0.9": "10.244.1.2
         (
             "userspace",
             KEPT,
-            ["75.0%", "node", "5", "affinity 60 s, next after 0.25, 0.5, 1, 2 s, round-robin"],
+            ["75.0%", "client", "5", "affinity 60 s, next after 0.25, 0.5, 1, 2 s, round-robin"],
             "demo/web",
         ),
         ("ipvs", AT, ["75.0%", "client", "5", "affinity 60 s, 2 inactive, round-robin"], "demo/web at 10.96.0.1:80"),

@@ -146,9 +146,9 @@ class Userspace(Manner):
         """Not by the client; see timeouts."""
         return False
 
-    def hides(self, port: ServicePort, inner: bool, who: Client, around: Surroundings) -> bool:
-        """Always."""
-        return True
+    def loops(self, endpoint: Endpoint, who: Client) -> bool:
+        """See origins.py."""
+        return endpoint.address == who.address
 
 
 class Ipvs(Manner):

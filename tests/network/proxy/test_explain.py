@@ -131,14 +131,6 @@ def test_why_there_is_no_endpoint(port: ServicePort, who: Client, scope: str, ou
     assert bool(found.shares) == (outcome == "to")
 
 
-def test_endpoints_of_a_proxy_see_the_node_under_policy_local_too() -> None:
-    port, proxied = service_port(local=(False, True)), replace(around(FOUR), mode="userspace")
-    for known, hidden in ((around(FOUR), {False}), (proxied, {True})):
-        found = explain((port,), Client("outside", FOUR.outside), known)
-        shares = [share for each in found if each.scope != "cluster" for share in each.shares]
-        assert {share.hidden for share in shares} == hidden
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("retry", [False, True])
 def test_other_ways_to_pick_than_chance(algorithm: str, retry: bool) -> None:

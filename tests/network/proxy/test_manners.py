@@ -16,6 +16,7 @@ from podnet.network.proxy.explain import Meeting, client_at, explain
 from podnet.network.proxy.iptables import Settings, chains
 from podnet.network.proxy.manners import MANNERS, Client, Surroundings
 from podnet.network.proxy.nftables import PROTOCOLS
+from podnet.network.proxy.origins import Keeping, origins
 from podnet.network.service_port import ServicePort
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
@@ -99,13 +100,14 @@ class Led(Walk):
 @settings(max_examples=20, deadline=None)
 @given(PORTS, SETTINGS)
 def test_userspace(port: ServicePort, chosen: tuple[bool, bool]) -> None:
-    """What is led to the proxy, and whom the proxy then picks."""
+    """What is led to the proxy, whom the proxy then picks, and whose address it shows there."""
     net, known = family(port), around(family(port), "userspace", *chosen)
     seen = view(net, chosen)
     made = (each for each in (*userspace.frame(seen), *userspace.elements(seen, port)))
     machine, proxy = Machine(made, known.addresses), f":{userspace.PORT}"
     table, plain = Table(), replace(port, affinity=0)
     table.change((plain,), (), userspace.orders(seen, ()).inside)
+    keeping = Keeping(origins(seen))
     for who in everybody(port, known):
         for where in explain((port,), who, known):
             found = Led(machine, packet(port, where, who), lambda size: 0).run()
@@ -118,6 +120,8 @@ def test_userspace(port: ServicePort, chosen: tuple[bool, bool]) -> None:
             turns = sum(share.endpoint.weight for share in where.shares) * 4
             picked = (entry[0].pick(entry[1], table.is_inside(who.address), who.address, 0.0) for _ in range(turns))
             assert Counter(picked) == {share.endpoint: round(share.percent * turns / 100) for share in where.shares}
+            for share in where.shares:
+                assert share.hidden != keeping.keeps(port, where.scope, who.address, share.endpoint), (who, where)
             assert where.timeouts == (TIMEOUTS if where.shares and port.protocol == "tcp" else ())
 
 
