@@ -22,6 +22,7 @@ from podnet.objects.services import (
 from podnet.wire import dns
 
 HTTP = ServicePort("http", "TCP", 80)
+DEFAULTS = Options()
 
 
 def service(name: str, *ips: str, ports: tuple[ServicePort, ...] = (HTTP,), **spec: object) -> Service:
@@ -58,14 +59,19 @@ def pod(name: str, *ips: str, phase: str = "Running", host: bool = False) -> Pod
 def cluster(*objects: Object) -> Cluster:
     """Of these, and the namespaces demo and empty."""
     spaces = [Namespace(ObjectMeta(name=name)) for name in ("demo", "empty")]
-    kinds = {"services": Service, "endpointslices": EndpointSlice, "pods": Pod, "namespaces": Namespace}
+    kinds: dict[str, type[Object]] = {
+        "services": Service,
+        "endpointslices": EndpointSlice,
+        "pods": Pod,
+        "namespaces": Namespace,
+    }
     made = Cluster()
     for plural, kind in kinds.items():
         made = made.with_objects(plural, {each.key: each for each in (*objects, *spaces) if isinstance(each, kind)})
     return made
 
 
-def made(*objects: Object, options: Options = Options()) -> Zone:
+def made(*objects: Object, options: Options = DEFAULTS) -> Zone:
     return zone(cluster(*objects), options)
 
 
