@@ -1,12 +1,15 @@
-"""Connection tracking in a real kernel: flows are counted, and those that are meant are forgotten."""
+"""Connection tracking in a real kernel: flows are counted, those that are meant are forgotten, and some are made."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from podnet.kernel.netlink import NETFILTER, Netlink, NetlinkError
+from podnet.kernel.source_nat import show
 from podnet.state.host import ForgetFlows
 from tests.lab.hands import KernelNode, kernel_node, needs_root
 
@@ -95,3 +98,38 @@ class TestFlows:
 
     def test_nothing_to_forget(self, node: KernelNode) -> None:
         node.plane.act([ForgetFlows(17, 53), ForgetFlows(answered_by="10.244.0.1")])
+
+
+class TestSourceNat:
+    @pytest.fixture
+    def netlink(self, node: KernelNode) -> Iterator[Netlink]:
+        for family in ("ip", "ip6"):
+            node.run(f"nft add table {family} nat")
+            node.run(f"nft add chain {family} nat any {{ type nat hook output priority -100 ; }}")
+        with Netlink(NETFILTER, node.netns) as made:
+            yield made
+
+    @pytest.mark.parametrize(
+        ("local", "remote", "shown"), [("10.0.0.1", "10.0.0.2", "192.0.2.9"), ("fd00::1", "fd00::2", "2001:db8::9")]
+    )
+    @pytest.mark.parametrize(("protocol", "name"), [(6, "tcp"), (17, "udp")])
+    def test_a_flow_is_announced(
+        self, node: KernelNode, netlink: Netlink, local: str, remote: str, shown: str, protocol: int, name: str
+    ) -> None:
+        """Whoever has the port alone may do so again, others not while it lives; answers go to different ports."""
+        for alone in (False, True):
+            show(netlink, protocol, (local, 40000), (remote, 80), shown, alone=alone)
+        with pytest.raises(NetlinkError) as refused:
+            show(netlink, protocol, (local, 40000), (remote, 80), shown, alone=False)
+        assert refused.value.errno == errno.EEXIST
+        show(netlink, protocol, (local, 40001), (remote, 80), shown, alone=False)
+        lines = node.run(f"conntrack -L -p {name} -f {'ipv6' if ':' in local else 'ipv4'}").splitlines()
+        answers = {line[line.rindex("src=") :].split("sport")[0].strip() for line in lines}
+        assert len(lines) == 2
+        assert answers == {f"src={remote} dst={shown}"}
+
+    def test_a_flow_that_ended_is_forgotten(self, node: KernelNode, netlink: Netlink) -> None:
+        plain = "-s 10.0.0.1 -d 10.0.0.2 -r 10.0.0.2 -q 10.0.0.1 --sport 40000 --dport 80 --reply-port-src 80"
+        node.run(f"conntrack -I -p tcp -t 600 {plain} --reply-port-dst 40000 --state TIME_WAIT")
+        show(netlink, 6, ("10.0.0.1", 40000), ("10.0.0.2", 80), "192.0.2.9", alone=False)
+        assert "dst=192.0.2.9" in node.run("conntrack -L -p tcp")

@@ -7,17 +7,21 @@ The kernel is told beforehand to let what is bridged pass by the IP hooks, as wh
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from podnet.daemons.proxy_feed import Feed
 from podnet.kernel.netns import inside
 from podnet.network.desired import desired, node_state
 from podnet.network.proxy.bridged import FILTERED, MODULE
+from podnet.network.proxy.userspace import orders
 from podnet.network.service_port import Endpoint, ServicePort
 from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
@@ -47,8 +51,8 @@ class Pods:
         self.clients = {name: Client(name, each.netns, self.addresses[name]) for name, each in made.items()}
         for name in FILTERED.values():
             node.run(f"sysctl -qew {name}=0")
-        view = _view(tuple(made.values()), self.addresses["server"], mode, lacks)
-        goal = node_state(desired(view))
+        self.view = _view(tuple(made.values()), self.addresses["server"], mode, lacks)
+        goal = node_state(desired(self.view))
         outcome = node.plane.apply(plan(goal, node.plane.read(goal)))
         assert not outcome.failed
         assert not plan(goal, node.plane.read(goal))
@@ -82,10 +86,33 @@ def pods(folder: Path, mode: str = "nftables", lacks: bool = False) -> Iterator[
             server = subprocess.Popen([*TALK, "serve", "server", "9000"])
         try:
             wait_for(lambda: made.ask("client", made.addresses["server"][1], 9000)[0].server == "server")
-            yield made
+            with proxy(node, folder, made.view) if mode == "userspace" else nullcontext():
+                yield made
         finally:
             server.kill()
             server.wait()
+
+
+@contextmanager
+def proxy(node: KernelNode, folder: Path, view: NodeView) -> Iterator[None]:
+    """The proxy of mode userspace, told what the node's agent would tell it."""
+    code = f"from podnet.cli.main import main; main(['userspace-proxy', '--run-dir', {str(folder)!r}])"
+    with inside(node.netns):
+        process = subprocess.Popen([sys.executable, "-c", code])
+    feed = Feed(f"{folder}/userspace.sock")
+    feed.update(orders(view, (port for ports in view.services.values() for port in ports)))
+
+    async def tell() -> None:
+        telling = asyncio.create_task(feed.run())
+        assert await feed.settled(20.0)
+        telling.cancel()
+
+    try:
+        asyncio.run(tell())
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def check(made: Pods, lacks: bool) -> None:
@@ -98,7 +125,7 @@ def check(made: Pods, lacks: bool) -> None:
         assert [(each.server, each.source) for each in hairpin] == [("server", GATEWAY[v6])] * 2
 
 
-@pytest.mark.parametrize("mode", ["nftables", "iptables"])
+@pytest.mark.parametrize("mode", ["nftables", "iptables", "userspace"])
 @pytest.mark.parametrize("lacks", [False, True], ids=["filtered", "unfiltered"])
 def test_services_between_pods_of_one_bridge(tmp_path: Path, mode: str, lacks: bool) -> None:
     with pods(tmp_path, mode, lacks) as made:

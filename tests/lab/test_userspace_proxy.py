@@ -19,6 +19,7 @@ from podnet.daemons import proxy_feed
 from podnet.daemons.proxy_feed import Feed
 from podnet.daemons.userspace_proxy import Status
 from podnet.network.proxy.userspace import orders
+from podnet.network.service_port import Endpoint
 from tests.lab.hands import needs_root, wait_for
 from tests.lab.proxied import NODE, SERVERS, VIEW, VIP, Node, address, everything, proxied, service
 
@@ -60,6 +61,22 @@ def test_whom_the_endpoint_sees(node: Node, v6: bool):
         for to, from_ in ((VIP[v6], client), (outside, seen)):
             with node.connect(to, v6=v6) as made:
                 assert everything(made).decode() == f"2 {from_}"
+
+
+@pytest.mark.parametrize("v6", [False, True], ids=["ipv4", "ipv6"])
+def test_an_endpoint_in_the_nodes_own_network_sees_the_client(node: Node, v6: bool):
+    """It answers from the node to the node, without ever leaving it."""
+    here = (Endpoint(NODE[v6], 81),)
+    node.serve(service(v6=v6, internal=here, cluster=here, external=here, node_port=30081, external_local=True))
+    listener = node.open("node", v6, socket.SOCK_STREAM)
+    listener.bind((NODE[v6], 81))
+    listener.listen()
+    for to, port in ((VIP[v6], 80), (NODE[v6], 30081)):
+        client = node.connect(to, port, v6)
+        server = node.accept(listener)
+        assert server.getpeername()[0] == address(1, v6)
+        server.sendall(b"x")
+        assert client.recv(1) == b"x"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from podnet.network.pods import bridges
 from podnet.network.proxy.bridged import MODULE
 from podnet.network.service_port import Endpoint, Scope, ServicePort
 from podnet.network.value import Value
@@ -46,7 +47,7 @@ def origins(view: NodeView) -> Origins:
         own=own,
         within=(network.pod_cidrs or own) if network.masquerade else ANYWHERE,
         nodes=tuple(address for node in (view.me, *view.peers) for address in node.addresses),
-        apart=own if view.bridged and MODULE in view.facts.missing else (),
+        apart=own if MODULE in view.facts.missing and bridges(view) else (),
     )
 
 

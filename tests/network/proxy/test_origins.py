@@ -10,6 +10,7 @@ from podnet.network.proxy.origins import Keeping, origins
 from podnet.network.service_port import Endpoint, Scope, ServicePort
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
+from tests.worlds import attachment
 
 ME = NodeInfo("n1", ("192.168.77.11", "fd77::11"), ("10.244.1.0/24", "fd00:1::/64"))
 PEER = NodeInfo("n2", ("192.168.77.12", "fd77::12"), ("10.244.2.0/24", "fd00:2::/64"))
@@ -66,7 +67,7 @@ def test_what_leaves_the_cluster_is_seen_where_nobody_masquerades() -> None:
 
 def test_pods_of_a_bridge_that_the_node_does_not_see_are_not_kept_from_each_other() -> None:
     facts = LocalFacts("n1", missing={MODULE: "not there"})
-    bridged = msgspec.structs.replace(VIEW, facts=facts, bridged=True)
+    bridged = msgspec.structs.replace(VIEW, facts=facts, attachments=(attachment(1, 2, mode="bridge"),))
     assert not keeps(bridged, POD, SIBLING)
     assert keeps(bridged, POD, FAR)
     assert keeps(bridged, FAR, SIBLING, "external", LOCAL)
