@@ -95,20 +95,20 @@ def describe(
         raise UserError(f"there is no Service {name} in namespace {namespace}: podnet service list shows all there are")
     (service,) = shown.services
     clients = tuple(_clients(source, where, shown))
-    met = [(each.name, meeting) for each in clients for meeting in _meetings(each.client, service, shown)]
+    found = [(each.name, meeting) for each in clients for meeting in met(each.client, service, shown)]
     value = {
         "node": shown.node,
         "mode": shown.mode,
         "service": service,
-        "meetings": [{"from": name, **msgspec.to_builtins(meeting)} for name, meeting in met],
+        "meetings": [{"from": name, **msgspec.to_builtins(meeting)} for name, meeting in found],
     }
     families = {is_v6(each.client.address) for each in clients if each.client.address} or {False, True}
-    emit(value, output, lambda: "\n".join(_text(shown, service, met, families)))
+    emit(value, output, lambda: "\n".join(_text(shown, service, found, families)))
     return 1 if service.problems or service.held is False else 0
 
 
-def _meetings(who: Client, service: ServiceShown, shown: ServicesShown) -> Iterator[Meeting]:
-    """What the frontends lead to now."""
+def met(who: Client, service: ServiceShown, shown: ServicesShown) -> Iterator[Meeting]:
+    """What a Service's frontends lead a client to now."""
     for each in service.ports:
         for meeting in explain((each.port,), who, shown.surroundings):
             yield settled(with_ejections(meeting, each.live), who, each.port, each.live, shown.surroundings.mode)
@@ -178,16 +178,16 @@ def _line(service: ServiceShown, mode: str) -> tuple[object, ...]:
 
 
 def _text(
-    shown: ServicesShown, service: ServiceShown, met: list[tuple[str, Meeting]], families: set[bool]
+    shown: ServicesShown, service: ServiceShown, found: list[tuple[str, Meeting]], families: set[bool]
 ) -> Iterator[str]:
     held = {True: "the kernel holds all of it", False: "the kernel LACKS something of it", None: "not in the kernel"}
     yield f"Service {service.namespace}/{service.name}, type {service.type}, on {shown.node} in mode {shown.mode}"
     yield f"{service.ready} of {service.total} endpoints are ready; {held[service.held]}"
     yield from (f"{problem.object}: {problem.message}" for problem in service.problems)
-    if not met:
+    if not found:
         yield f"no frontend leads here: {NOBODY if shown.mode == 'none' else _why_none(service)}"
         return
-    yield "\n" + table(MET, (row for name, meeting in met for row in _rows(name, meeting, service)))
+    yield "\n" + table(MET, (row for name, meeting in found for row in _rows(name, meeting, service)))
     if stays := [row for each in service.ports if each.port.v6 in families for row in _stays(each)]:
         yield "\n" + table(STAYS, stays)
 
