@@ -332,6 +332,16 @@ def piece(answers: Iterable[bytes], authority: Iterable[bytes] = (), additional:
     return counts(*map(len, sections)) + b"".join(each for section in sections for each in section)
 
 
+def owned(made: bytes, owner: bytes) -> Iterator[bytes]:
+    """The answers of a piece, each as a record of `owner`; b"": still of the question's name. Of a piece made by
+    `record` alone: pointers for owners, none inside."""
+    at = 6
+    for _ in range(made[0] << 8 | made[1]):
+        end = at + 12 + (made[at + 10] << 8 | made[at + 11])
+        yield (owner or _OWNER) + made[at + 2 : end]
+        at = end
+
+
 def answer(query: Query, made: bytes, rcode: int = NOERROR, flags: int = AA, size: int | None = None) -> bytes:
     """The message that answers a question with a piece; one longer than `size` (None: the client's own, 0: no limit, as
     in TCP) only says so, with the flag TC."""

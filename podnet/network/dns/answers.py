@@ -120,14 +120,14 @@ def _found(
         piece = dns.piece([dns.record(dns.HINFO, records.TTL, dns.txt("RFC8482", ""))])
     else:
         return dns.answer(query, _negative(zone, chain), NOERROR, FLAGS, size)
-    return dns.answer(query, _joined(chain, piece, name) if chain else piece, NOERROR, FLAGS, size)
+    return dns.answer(query, dns.piece([*chain, *dns.owned(piece, name)]) if chain else piece, NOERROR, FLAGS, size)
 
 
 def _followed(
     zone: Zone, query: Query, name: bytes, piece: bytes, chain: tuple[bytes, ...], size: int | None, turn: int
 ) -> bytes | Elsewhere:
     """The name is another's alias."""
-    chain = (*chain, _owned(piece[6:], name) if chain else piece[6:])
+    chain = (*chain, *dns.owned(piece, name if chain else b""))
     target = piece[18:]
     if not dns.below(dns.lower(target), zone.apex):
         return Elsewhere(target, chain)
@@ -188,26 +188,6 @@ def _any_pod(name: bytes, zone: Zone) -> Node | None:
 
 def _negative(zone: Zone, chain: tuple[bytes, ...] = ()) -> bytes:
     return dns.piece(chain, [zone.soa])
-
-
-def _joined(chain: tuple[bytes, ...], piece: bytes, owner: bytes) -> bytes:
-    """A piece behind the aliases that lead to it, its records with their owner's name; additional records go."""
-    own = _split(piece[6:], piece[0] << 8 | piece[1])
-    return dns.piece([*chain, *(_owned(each, owner) for each in own)])
-
-
-def _owned(record: bytes, owner: bytes) -> bytes:
-    """A record of the question's name, as one of another."""
-    return owner + record[2:]
-
-
-def _split(records_: bytes, count: int) -> Iterator[bytes]:
-    """The first records of a piece's, each with a pointer as its owner."""
-    at = 0
-    for _ in range(count):
-        end = at + 12 + (records_[at + 10] << 8 | records_[at + 11])
-        yield records_[at:end]
-        at = end
 
 
 def _turned(piece: bytes, type_: int, turn: int) -> bytes:
