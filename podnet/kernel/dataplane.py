@@ -14,6 +14,7 @@ from typing import Protocol
 
 from podnet.kernel import announcing, conntrack, iptables, ipvs, nft, reading, recent
 from podnet.kernel.conntrack import Translated
+from podnet.kernel.daemons import Daemons
 from podnet.kernel.iptables import Iptables
 from podnet.kernel.ipvs import Ipvs
 from podnet.kernel.netlink import NETFILTER, ROUTE, Netlink
@@ -25,7 +26,7 @@ from podnet.kernel.reading import Reading
 from podnet.kernel.reaping import Reaper
 from podnet.kernel.sysctl import Sysctls
 from podnet.kernel.writing import Writing
-from podnet.state.host import Action, Announce, ForgetFlows, Sysctl
+from podnet.state.host import Action, Announce, ForgetFlows, SignalDaemon, Sysctl
 from podnet.state.iptables import RECENT
 from podnet.state.ipvs import Balanced
 from podnet.state.plan import ORDER, Plan, Step
@@ -34,7 +35,7 @@ from podnet.state.resource import Key, NodeState, Resource
 __all__ = ["ApplyError", "Dataplane", "KernelDataplane", "Outcome"]
 
 NFT_KINDS = frozenset({"NftTable", "Element"})
-ELSEWHERE = NFT_KINDS | iptables.KINDS | ipvs.KINDS
+ELSEWHERE = NFT_KINDS | iptables.KINDS | ipvs.KINDS | {"Daemon"}
 """What goes its own way, past the links and what is on them."""
 
 
@@ -85,6 +86,7 @@ class KernelDataplane:
         self.ipvs = Ipvs(netns, patient)
         self.sysctls = Sysctls(state_dir)
         self.reaper = Reaper(netns, self.sysctls)
+        self.daemons = Daemons(state_dir, netns)
         self.own = Own(self.netlink.port, self.nft.library.port)
         """For the Monitor of the same namespace."""
 
@@ -101,6 +103,8 @@ class KernelDataplane:
             _collect(found, self.iptables.read(wanted, desired))
         if wanted & ipvs.KINDS:
             _collect(found, self.ipvs.read(wanted, desired))
+        if "Daemon" in wanted:
+            _collect(found, self.daemons.read(desired))
         sysctls = _sysctls(desired) if "Sysctl" in wanted else {}
         with inside(self.netns):
             _collect(found, self.sysctls.read(self.sysctls.remembered() if "Sysctl" in wanted else ()))
@@ -129,6 +133,9 @@ class KernelDataplane:
             except NoNamespace:
                 for step in steps:
                     tally.absent(step)
+        for step in plan.steps:
+            if step.resource.kind == "Daemon":
+                self.daemons.apply(step, tally)
         self.ipvs.apply(gone, tally)
         self.nft.apply(last, tally)
         return tally.outcome()
@@ -153,6 +160,8 @@ class KernelDataplane:
         for action in actions:
             if isinstance(action, Announce):
                 announcing.announce(action, self.netns)
+            elif isinstance(action, SignalDaemon):
+                self.daemons.signal(action.name, action.number)
 
     def intact(self, desired: NodeState) -> bool:
         """See Dataplane."""
@@ -186,6 +195,7 @@ class KernelDataplane:
     def close(self) -> None:
         """See Dataplane."""
         self.reaper.close()
+        self.daemons.close()
         self.netlink.close()
         self.nft.close()
 

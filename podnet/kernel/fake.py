@@ -37,6 +37,7 @@ _DIRTY = {
     "Shaper": ("Shaper",),
     "Redirect": ("Redirect",),
     "Sysctl": ("Sysctl",),
+    "Daemon": ("Daemon",),
 }
 """Kinds of which the monitor says only that they changed."""
 
@@ -103,7 +104,8 @@ class FakeDataplane:
         first.sort(key=lambda step: step.verb != "delete")
         chains = [step for step in plan.steps if step.resource.kind in iptables.KINDS]
         made, gone = ipvs.split(plan.steps)
-        for steps in (first, chains, made, *(steps for _, steps in stages(plan.steps)), gone, last):
+        daemons = [step for step in plan.steps if step.resource.kind == "Daemon"]
+        for steps in (first, chains, made, *(steps for _, steps in stages(plan.steps)), daemons, gone, last):
             for step in steps:
                 self._carry_out(step, tally)
         return tally.outcome()

@@ -1,4 +1,4 @@
-"""What is not a netlink object: kernel parameters, and follow-up actions that are not a state at all."""
+"""What is not a netlink object: kernel parameters, daemons, and follow-up actions that are not a state at all."""
 
 from __future__ import annotations
 
@@ -29,6 +29,28 @@ class Sysctl(Resource, frozen=True, gc=False):
         return (self.netns, self.dev) if self.dev else None
 
 
+class Daemon(Resource, frozen=True, gc=False):
+    """A process of somebody else's program that runs beside the agent and outlives it.
+
+    argv     absolute, or found in PATH; it stays in the foreground, in a folder of its own, and logs to its stderr
+    files    (name, content) in that folder
+    sockets  "protocol/address/port" at which its clients ask (udp or tcp): a successor gets the very same ones, so that
+             a change, as any difference is, loses nobody; such a program waits with poll()
+    current  whether it is the executable that is installed now
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    files: tuple[tuple[str, str], ...] = ()
+    sockets: tuple[str, ...] = ()
+    current: bool = True
+
+    @property
+    def key(self) -> Key:
+        """A daemon by name."""
+        return ("Daemon", "", self.name)
+
+
 class ForgetFlows(msgspec.Struct, frozen=True, gc=False):
     """Action: delete conntrack entries. Every field that is not empty must match; one field at least is set.
 
@@ -53,4 +75,11 @@ class Announce(msgspec.Struct, frozen=True, gc=False):
     address: str
 
 
-Action = ForgetFlows | Announce
+class SignalDaemon(msgspec.Struct, frozen=True, gc=False):
+    """Action: send a signal to a daemon, if it runs."""
+
+    name: str
+    number: int
+
+
+Action = ForgetFlows | Announce | SignalDaemon

@@ -31,7 +31,8 @@ ORDER = (
     "Address",  # routes need their link's address
     "Neighbour",
     "FdbEntry",
-    "Route",  # last: traffic starts when everything under it is there
+    "Route",  # traffic starts when everything under it is there
+    "Daemon",  # needs the addresses that it listens at
 )
 """In which order kinds are added; deletes go the other way."""
 

@@ -16,7 +16,7 @@ import pytest
 
 from podnet.kernel.dataplane import Dataplane, Outcome
 from podnet.kernel.monitor import Event
-from podnet.state.host import Sysctl
+from podnet.state.host import Daemon, Sysctl
 from podnet.state.links import Bridge, Ifb, PodLink, Redirect, Shaper, Veth, VethPeer, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import Plan, Step, plan
@@ -147,6 +147,10 @@ def node_parts() -> Iterator[Resource]:
     yield Route("10.251.0.0/16", via="10.0.0.2")
     yield Route("fd50::/32", via="fd00::2", dev=UPLINK)
     yield Sysctl("net/ipv4/ip_forward", "1")
+    yield SLEEPER
+
+
+SLEEPER = Daemon("sleeper", ("sleep", "1000"), files=(("sleeper.conf", "deeply\n"),))
 
 
 def everything(path: str) -> dict[Key, Resource]:
@@ -201,6 +205,7 @@ LOST: dict[str, Callable[[str], Resource]] = {
     "Redirect": lambda _: Redirect("podnet00000005", ""),
     "NftTable": lambda _: TABLE,
     "Element": lambda _: element("nets", "10.1.0.0/16"),
+    "Daemon": lambda _: SLEEPER,
 }
 """Something of `everything` in each kind that can be taken away."""
 
@@ -404,6 +409,13 @@ class Contract:
         assert len(outcome.done) == 1
         desired = state(iter([more, *(r for r in rules() if isinstance(r, Element))]))
         assert plan(desired, node.plane.read(desired)).steps == ()
+
+    def test_another_command_line_is_a_change_of_the_daemon(self, node: Node) -> None:
+        settle(node.plane, state(iter([SLEEPER])))
+        longer = msgspec.structs.replace(SLEEPER, argv=("sleep", "2000"))
+        steps = plan(state(iter([longer])), node.plane.read({})).steps
+        assert [(step.verb, step.fields) for step in steps] == [("change", ("argv",))]
+        settle(node.plane, state(iter([longer])))
 
     def test_elements_change_together_with_their_table(self, node: Node) -> None:
         settle(node.plane, state(rules()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ import pytest
 from podnet.kernel import netns
 from podnet.kernel.dataplane import KernelDataplane
 from podnet.kernel.monitor import Event, Monitor
-from podnet.state.host import Sysctl
+from podnet.state.host import Daemon, Sysctl
 from podnet.state.links import Link, PodLink, Redirect, Shaper
 from podnet.state.nft import Element, NftTable
+from podnet.state.plan import Plan, Step
 from podnet.state.resource import Resource
 from podnet.state.routes import Address, FdbEntry, Neighbour, Route
 from tests.kernel.contract import UPLINK, UPLINK_ADDRESSES
@@ -52,6 +54,8 @@ class KernelNode:
         self.events()
 
     def close(self) -> None:
+        for daemon in self.plane.daemons.read({}):
+            self.plane.apply(Plan((Step("delete", daemon),)))
         self.plane.close()
         self.monitor.close()
         for path in self._names:
@@ -92,7 +96,7 @@ class KernelNode:
         return self.run("ip -o -br link")
 
     def events(self) -> list[Event]:
-        return self.monitor.read()
+        return [*self.monitor.read(), *self.plane.daemons.deaths.read()]
 
     def lose(self, resource: Resource) -> None:
         match resource:
@@ -114,6 +118,9 @@ class KernelNode:
                 self.nft(f"delete table {family} {name}")
             case Element(family=family, table=table, set=name, element=element):
                 self.nft(f"delete element {family} {table} {name} {{ {element} }}")
+            case Daemon(name=name):
+                self.plane.daemons.signal(name, signal.SIGKILL)
+                wait_for(lambda: resource.key not in self.plane.read({}, frozenset({"Daemon"})))
             case _:
                 raise AssertionError(resource)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from podnet.state.host import Sysctl
+from podnet.state.host import Daemon, Sysctl
 from podnet.state.iptables import IptablesChain, IptablesJump
 from podnet.state.ipvs import RealServer, VirtualServer
 from podnet.state.links import Bridge, Ifb, Link, PodLink, Redirect, Shaper, Veth, VethPeer, Vxlan
@@ -42,6 +42,7 @@ KEYS: list[tuple[Resource, Key, tuple[str, str] | None]] = [
         ("RealServer", "", "udp", "10.96.0.1", "53", "10.244.1.5", "5353"),
         None,
     ),
+    (Daemon("cache", ("dnsmasq",)), ("Daemon", "", "cache"), None),
     (Element("inet", "podnet-x", "s", "1 . 2", "3"), ("Element", "", "inet", "podnet-x", "s", "1 . 2"), None),
 ]
 
