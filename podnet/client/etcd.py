@@ -15,10 +15,12 @@ Sources: etcd.io/docs/v2.3/api, etcd.io/docs/v3.4/dev-guide/api_grpc_gateway, ap
 from __future__ import annotations
 
 import asyncio
+import ssl
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from time import monotonic
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar
 
@@ -69,12 +71,14 @@ class Etcd(ABC):
 
     endpoints  URLs, such as http://127.0.0.1:2379
     timeout    seconds that a request to one endpoint may take, and a watch to open
+    tls        whom to trust and who we are, where the URLs are https; None: as the system does
     """
 
     hides: ClassVar[bool] = False
     """Whether keys with a leading `_` are in neither `read` nor `watch`."""
 
-    def __init__(self, endpoints: Sequence[str], timeout: float = TIMEOUT) -> None:
+    def __init__(self, endpoints: Sequence[str], timeout: float = TIMEOUT, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls or True
         self._endpoints = deque(endpoint.rstrip("/") for endpoint in endpoints)
         self._timeout = timeout
         self._opened: aiohttp.ClientSession | None = None
@@ -145,7 +149,7 @@ class Etcd(ABC):
                 headers={"User-Agent": f"podnet/{podnet.__version__}", "Accept-Encoding": "identity"},
             )
         data = form if body is None else msgspec.json.encode(body)
-        return self._opened.request(method, url, data=data, allow_redirects=False)
+        return self._opened.request(method, url, data=data, allow_redirects=False, ssl=self._tls)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -178,7 +182,7 @@ class Mirror:
 
     values    as etcd last said; only `run` changes them, in place
     revision  up to which they are so
-    trouble   why they may be old, "" when they are not
+    trouble   why they may be old, "" when they are not; `since` then, by the clock of time.monotonic
     """
 
     def __init__(
@@ -188,6 +192,7 @@ class Mirror:
         self.values: dict[str, str] = {}
         self.revision = 0
         self.trouble = "not read yet"
+        self.since = monotonic()
         self.synced = False
         self._etcd, self._root, self._resync, self._changed = etcd, root, resync, changed
 
@@ -199,6 +204,7 @@ class Mirror:
                 async with asyncio.timeout(self._resync):
                     await self._follow()
             except EtcdError as error:
+                self.since = self.since if self.trouble else monotonic()
                 self.trouble = str(error)
                 await asyncio.sleep(AGAIN)
             except TimeoutError:

@@ -7,7 +7,9 @@ Sources: etcd.io/docs/v3.4/dev-guide/api_grpc_gateway, api/etcdserverpb/rpc.prot
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
+import re
+import ssl
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from urllib.parse import quote
 
@@ -15,6 +17,8 @@ import msgspec
 
 from podnet.client.etcd import Change, Etcd, EtcdError, Held, Reply, decoded, excerpt
 from podnet.errors import UserError
+
+_URL = re.compile(r"https?://[^/\s,@]+/?")
 
 OPERATIONS = 100
 """How many a transaction holds; etcd takes 128."""
@@ -216,3 +220,22 @@ def _leaves(node: _Node) -> Iterator[tuple[str, str]]:
 
 ETCD: Mapping[str, type[Etcd]] = {"2": Etcd2, "3": Etcd3}
 """By the number of the API."""
+
+
+def connect(
+    api: str, endpoints: Sequence[str], timeout: float, *, ca: str = "", certificate: str = "", key: str = ""
+) -> Etcd:
+    """A cluster of etcd as flags describe it; the last three are PEM files. Raises UserError."""
+    for endpoint in endpoints:
+        if not _URL.fullmatch(endpoint):
+            raise UserError(f"{endpoint!r} is no URL of an etcd: write it as http://127.0.0.1:2379")
+    context = ssl.create_default_context()
+    try:
+        if ca:
+            context.load_verify_locations(ca)
+        if certificate:
+            context.load_cert_chain(certificate, key or None)
+    except (OSError, ssl.SSLError) as error:
+        names = ", ".join(filter(None, (ca, certificate, key)))
+        raise UserError(f"{names}: {error.strerror or error}; give PEM files that can be read") from None
+    return ETCD[api](endpoints, timeout, context)

@@ -180,11 +180,10 @@ def supposed(held: Mapping[str, str], wanted: Mapping[str, str], written: Mappin
     return {**held, **{key: made for key, made in written.items() if _owner(key, root) in intact}}
 
 
-def leftovers(held: Mapping[str, str], known: Mapping[str, str], root: str) -> tuple[str, ...]:
-    """Where etcd 2 may hide what others wrote: below each Service that it shows and of which we wrote nothing."""
-    ours = {_owner(key, root) for key in known}
+def leftovers(held: Mapping[str, str], root: str) -> tuple[str, ...]:
+    """Where etcd 2 may hide what others wrote: below each Service that it shows."""
     found = dict.fromkeys(_owner(key, root) for key in held if key.startswith(f"{root}/svc/"))
-    return tuple(f"{owner}/_{protocol}" for owner in found if owner not in ours for protocol in PROTOCOLS)
+    return tuple(f"{owner}/_{protocol}" for owner in found for protocol in PROTOCOLS)
 
 
 def hidden(key: str) -> bool:
