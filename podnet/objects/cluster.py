@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from podnet.objects.core import Namespace, Node, Pod
+from podnet.objects.core import ConfigMap, Namespace, Node, Pod
 from podnet.objects.leases import DebugPort
 from podnet.objects.meta import Object
 from podnet.objects.network import NETWORK_NAME, NetworkConfig, ServiceRoute
@@ -26,6 +26,7 @@ class Cluster(msgspec.Struct, frozen=True, gc=False):
     nodes: Mapping[Key, Node] = {}
     pods: Mapping[Key, Pod] = {}
     namespaces: Mapping[Key, Namespace] = {}
+    configmaps: Mapping[Key, ConfigMap] = {}
     services: Mapping[Key, Service] = {}
     endpointslices: Mapping[Key, EndpointSlice] = {}
     serviceroutes: Mapping[Key, ServiceRoute] = {}
