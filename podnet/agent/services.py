@@ -14,6 +14,7 @@ from itertools import chain
 from podnet.agent import proxy_metrics
 from podnet.agent.agent import Agent
 from podnet.daemons.proxy_feed import ask
+from podnet.network.proxy import bridged
 from podnet.network.proxy.feature import families, mode_name, node_addresses
 from podnet.network.proxy.live import Live, Memory, Proxied, live, places
 from podnet.network.proxy.manners import LOCALHOSTS, Surroundings
@@ -84,6 +85,7 @@ def _surroundings(seen: NodeView) -> Surroundings:
         proxy.masquerade_all,
         proxy.source_ranges_for_all,
         mode,
+        seen.bridged and bridged.MODULE in seen.facts.missing,
     )
 
 

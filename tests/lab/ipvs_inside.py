@@ -22,6 +22,10 @@ from podnet.kernel.netlink import GENERIC, Netlink
 from podnet.kernel.netns import create, remove
 from podnet.kernel.reconciler import Pass, Reconciler
 from podnet.network.desired import after, desired
+from podnet.network.proxy.explain import client_at, explain
+from podnet.network.proxy.live import Live, Memory, live
+from podnet.network.proxy.manners import Surroundings
+from podnet.network.proxy.settled import settled
 from podnet.network.service_port import Endpoint, ServicePort
 from podnet.network.view import LocalFacts, NodeInfo, NodeView
 from podnet.objects.network import NetworkSpec, ProxySpec
@@ -229,6 +233,37 @@ def test_what_is_refused_and_what_dropped(world: World, v6: bool, protocol: str)
     assert world.hears(outer(3, v6), 80, "near", protocol=protocol) == "a from near"
     assert world.hears(outer(4, v6), 80, "near", "node", protocol=protocol) == "lost"
     assert world.hears(outer(4, v6), 80, "outside", protocol=protocol) == "a from node"
+
+
+def test_what_is_told_of_it(world: World, v6: bool) -> None:
+    """Scheduler, connections, and who stays where, at which frontend: as `podnet service describe` says it."""
+    service = port(8, "tcp", v6, "a", "b", affinity=60, node_port=NODE_PORT)
+    world.use(service)
+    around = Surroundings((NODE[v6],), (OWN[v6],), (CIDRS[v6],), mode="ipvs")
+    who = client_at(address("near", v6), around)
+
+    def known() -> Live:
+        return live(service, Memory({}, {}, {}, world.plane.balanced()), around.addresses, "ipvs")
+
+    def shares(scope: str) -> dict[str, float]:
+        (meeting,) = (each for each in explain((service,), who, around) if each.scope == scope)
+        assert (meeting.algorithm, meeting.affinity) == ("round-robin", 60)
+        told = settled(meeting, who, service, known(), "ipvs")
+        return {share.endpoint.address: share.percent for share in told.shares}
+
+    chances = {address(name, v6): 50 for name in ("a", "b")}
+    assert (known(), shares("cluster")) == (Live(), chances)
+    flow = Flow(Ask(world.clients["near"], at(8, v6), 80))
+    try:
+        chosen = address(flow.server, v6)
+        assert known().connections == {chosen: 1}
+        assert known().affinity_at == {f"[{at(8, v6)}]:80" if v6 else f"{at(8, v6)}:80": {who.address: chosen}}
+        assert shares("cluster") == {each: 100 * (each == chosen) for each in chances}
+        assert shares("node") == chances
+    finally:
+        flow.close()
+    until(lambda: not known().connections, "it is not established any more", 10.0)
+    assert known().inactive == {chosen: 1}
 
 
 def test_a_real_server_ends_when_its_last_connection_does(world: World, v6: bool) -> None:

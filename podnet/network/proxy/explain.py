@@ -108,7 +108,7 @@ def _meeting(
         outcome=outcome,
         why=why,
         shares=tuple(
-            Share(each, 100 * times / sum(parts.values()), hidden or manner.loops(each, who))
+            Share(each, 100 * times / sum(parts.values()), hidden or _masked(manner, each, who, around))
             for each, times in parts.items()
         ),
         segment=part.sources if part else (),
@@ -118,6 +118,12 @@ def _meeting(
         algorithm=algorithm,
         source_ranges=ranges,
     )
+
+
+def _masked(manner: Manner, endpoint: Endpoint, who: Client, around: Surroundings) -> bool:
+    """Whether this endpoint sees the node's address, and others do not."""
+    bridged = around.apart and who.kind == "pod" and among(endpoint.address, around.own)
+    return bridged or manner.loops(endpoint, who)
 
 
 def _outcome(

@@ -36,8 +36,8 @@ class Client(Value, frozen=True):
 
 class Surroundings(Value, frozen=True):
     """What the answer depends on besides the Service. `addresses` are those of the node that serve node ports, `own`
-    its ranges for pods and `pods` the cluster's; `mode` is what this node does, whatever spec.proxy asks for; the rest
-    are settings from there."""
+    its ranges for pods and `pods` the cluster's; `mode` is what this node does, whatever spec.proxy asks for; `apart`:
+    its pods meet each other with the bridge's address (bridged.py); the rest are settings from spec.proxy."""
 
     addresses: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
@@ -45,6 +45,7 @@ class Surroundings(Value, frozen=True):
     masquerade_all: bool = False
     source_ranges_for_all: bool = False
     mode: str = "nftables"
+    apart: bool = False
 
 
 class Manner:

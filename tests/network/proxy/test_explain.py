@@ -159,6 +159,13 @@ def _segment(port: ServicePort, where: Meeting) -> Segment:
     return next(each for each in port.segments if each.sources == where.segment)
 
 
+def test_pods_of_one_bridge_without_br_netfilter() -> None:
+    known = replace(around(FOUR), apart=True)
+    for who, hidden in ((Client("pod", FOUR.pod), [True, False]), (Client("outside", FOUR.far_pod), [False, False])):
+        found = next(explain((service_port(),), who, known))
+        assert [share.hidden for share in found.shares] == hidden
+
+
 def test_an_empty_segment() -> None:
     port = service_port(split=True)
     empty = replace(port, segments=tuple(replace(each, internal=()) for each in port.segments))
