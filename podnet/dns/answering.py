@@ -54,6 +54,7 @@ class Answers:
     servers     who else is asked
     transfers   the CIDRs of clients that may have the whole zone
     namespaces  whose searches are completed
+    quick       answers that took one look; `others`: that took more
     seen        called after each answer that took more than a look: (RCODE, size in bytes, seconds)
     """
 
@@ -61,7 +62,7 @@ class Answers:
         self.zone: Zone | None = None
         self.servers = Servers({}, ())
         self.namespaces: Namespaces | None = None
-        self.quick = 0
+        self.quick = self.others = 0
         self.seen: Callable[[int, int, float], None] = lambda rcode, size, seconds: None
         self._client = client
         self._transfers = tuple(map(ip_network, transfers))
@@ -71,11 +72,9 @@ class Answers:
 
     def datagram(self, message: bytes, client: str) -> bytes | Coroutine[Any, Any, bytes | None] | None:
         """See Answering."""
-        if self.zone is not None and self.namespaces is None:
+        if self.zone is not None and (said := quick(self.zone, message, self.quick)):
             self.quick += 1
-            if said := quick(self.zone, message, self.quick):
-                return said
-            self.quick -= 1
+            return said
         start = perf_counter()
         query = self._query(message)
         if not isinstance(query, Query):
@@ -133,9 +132,8 @@ class Answers:
         if query.name in self._tokens:
             self.servers.looping.add(self._tokens[query.name])
             return _servfail(query)
-        self.quick += 1
         namespace = self.namespaces(client) if self.namespaces else ""
-        return answer(self.zone, query, size, self.quick, namespace)
+        return answer(self.zone, query, size, self.others, namespace)
 
     async def _asked_elsewhere(
         self, query: Query, message: bytes, found: Elsewhere, size: int | None, start: float
@@ -165,6 +163,7 @@ class Answers:
 
     def _counted(self, said: bytes | None, start: float) -> bytes | None:
         if said is not None:
+            self.others += 1
             self.seen(said[3] & 0xF, len(said), perf_counter() - start)
         return said
 

@@ -37,8 +37,10 @@ class Source(Value, frozen=True):
 
 
 async def settings(source: Source, api: Api | None, domain: str, who: str) -> AsyncIterator[Settings]:
-    """What is in force, now and after each change. `who` is said to have found the faults; `domain` is the cluster's."""
-    last, told, now = None, (), NOTHING
+    """What is in force, now and after each change. `who`: who says that there are faults; `domain`: the cluster's."""
+    last: Settings | None = None
+    told: tuple[Fault, ...] = ()
+    now = NOTHING
     tasks: set[asyncio.Task[None]] = set()
     async for data in _data(source, api):
         now, faults = read(data, now, domain)

@@ -342,6 +342,12 @@ def owned(made: bytes, owner: bytes) -> Iterator[bytes]:
         at = end
 
 
+def records_of(made: bytes) -> list[Record]:
+    """The answers of a piece, without their owner."""
+    found = (_record(each, 0)[0] for each in owned(made, b"\0"))
+    return [*found]
+
+
 def answer(query: Query, made: bytes, rcode: int = NOERROR, flags: int = AA, size: int | None = None) -> bytes:
     """The message that answers a question with a piece; one longer than `size` (None: the client's own, 0: no limit, as
     in TCP) only says so, with the flag TC."""

@@ -55,6 +55,15 @@ class Zone(Value, frozen=True):
     soa: bytes
     pods: str
 
+    def shown(self) -> dict[str, dict[str, list[str]]]:
+        """For people: what stands at each name, by type."""
+        return {
+            dns.text(name): {
+                dns.TYPE_NAMES[type_]: [dns.shown(each) for each in dns.records_of(piece)] for type_, piece in node
+            }
+            for name, node in sorted(self.names.items())
+        }
+
 
 def zone(cluster: Cluster, options: Options, serial: int = 1, memo: Memo | None = None) -> Zone:
     """The zone. `serial` numbers its versions; with or without `memo` the result is equal."""
@@ -87,6 +96,23 @@ def appeared(old: Zone, new: Zone) -> Iterator[tuple[bytes, int]]:
             if type_ not in before:
                 yield name, type_
 
+
+def clients(cluster: Cluster, everybody: bool, memo: Memo) -> Mapping[str, str]:
+    """By a pod's address: its namespace, for those whose searches are completed, all or those that ask for it."""
+
+    def own(key: Key) -> dict[tuple[str, Key], str]:
+        pod = cluster.pods[key]
+        asks = everybody or pod.metadata.annotations.get(SEARCH_ANNOTATION) == "server"
+        return {(ip, key): ip for ip in records.pod_addresses(pod)} if asks else {}
+
+    made = each(memo, "searching", (everybody,), (cluster.pods,), own, lambda key: key)
+    pairs = _spread(memo, "searchers", made, lambda unit: {at: at for at in unit})
+    by_address = group(memo, "searchers by address", pairs, lambda at: at[0])
+    return each(memo, "clients", (), (by_address,), lambda ip: min(by_address[ip])[1][0], lambda ip: ip)
+
+
+SEARCH_ANNOTATION = "podnet.dev/dns-search"
+"""On a pod: "server" asks that its searches are completed by the server."""
 
 _NO_SLICES: Mapping[Key, EndpointSlice] = {}
 
