@@ -14,7 +14,6 @@ from podnet.errors import UserError
 from podnet.wire import dns
 from tests.daemons.test_asking import Reply, address, served
 
-
 WRONG = ["x y", "x A AAAA", "@127.0.0.1", "A", "x @127.0.0.1 @127.0.0.2", "x..y", "x @dns.local", "x @127.0.0.1:0"]
 
 
