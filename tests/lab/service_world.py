@@ -68,7 +68,7 @@ class Mode(NamedTuple):
 MODES: Mapping[str, Mode] = {
     "nftables": Mode(),
     "iptables": Mode(itself=False),
-    "userspace": Mode(localhost="46", sctp=False, refusal=1.3),
+    "userspace": Mode(localhost="46", sctp=False),
     "ipvs": Mode(localhost="", cluster=False, expires=False, refusal=1.3),
 }
 

@@ -2,7 +2,7 @@
 
 An ICMP error that comes while connect() still holds its socket is lost on Linux, and after a few of them a node sends
 each client but one a second; either way a client waits for its second SYN. So here hundreds ask one after the other,
-each by a connect() that blocks, and the slowest counts. Not in mode userspace, which refuses by ICMP.
+each by a connect() that blocks, and the slowest counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def made() -> Iterator[World]:
         yield built
 
 
-@pytest.fixture(scope="module", params=[mode for mode in HERE if mode != "userspace"])
+@pytest.fixture(scope="module", params=HERE)
 def lab(request: pytest.FixtureRequest, made: World) -> World:
     made.proxy(mode=request.param)
     return made

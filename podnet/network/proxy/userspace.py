@@ -60,6 +60,7 @@ _BODY = """\
     goto led
   }
   chain refuse {
+    meta l4proto tcp reject with tcp reset
     reject
   }
   chain node-ports {
@@ -72,7 +73,7 @@ _BODY = """\
     %(ip)s daddr . meta l4proto . th dport . %(ip)s saddr vmap @segments
     %(ip)s daddr . meta l4proto . th dport vmap @services
     %(node)s goto node-ports
-    %(ip)s daddr @cluster-ips reject
+    %(ip)s daddr @cluster-ips goto refuse
 %(unused)s  }
   chain guard {
     %(ip)s daddr . meta l4proto . th dport . %(ip)s saddr != @allowed drop
@@ -87,7 +88,7 @@ _BODY = """\
   }
   chain input {
     type filter hook input priority filter; policy accept;
-    meta l4proto { tcp, udp } th dport %(port)s ct status & dnat != dnat reject
+    meta l4proto { tcp, udp } th dport %(port)s ct status & dnat != dnat goto refuse
   }
 %(guard)s"""
 
