@@ -1,8 +1,9 @@
 """What one node's kernel should hold: the sum of its features, each a pure function of what the node sees.
 
 Read this first. `desired(view)` is podnet: everything else brings objects here, or carries the result to a kernel.
-A node feature is computed from the view without its pods and Services; a pod or service feature from that and one
-attachment or Service, and is computed again only when one of the two is another object than before. The result maps a
+A node feature is computed from the view without its pods and Services, a pod or service feature from that and one
+attachment or Service, the DNS cache from that and whether it answers; each is computed again only when one of its
+inputs is another object than before. The result maps a
 unit (a feature, a pod, a Service) to its resources, so that the reconciler can compare just the units that changed.
 """
 
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from podnet.network import bandwidth, forwarding, hostports, leases, masquerade, migration, pods
+from podnet.network.dns import node_cache
 from podnet.network.memo import Memo, each, forget, joined, recall
 from podnet.network.proxy import announce
 from podnet.network.proxy import feature as proxy
 from podnet.network.service_port import ServicePort
-from podnet.network.view import Attachment, NodeView, PortMapping
+from podnet.network.view import Attachment, NodeView, PortMapping, Resolver
 from podnet.state.host import Action
 from podnet.state.plan import Plan
 from podnet.state.resource import NodeState, Resource, state
@@ -66,6 +68,9 @@ def desired(view: NodeView, memo: Memo | None = None) -> Desired:
     units: dict[Unit, tuple[Resource, ...]] = {}
     for name, feature in NODE_FEATURES.items():
         units[name,] = recall(memo, (name,), (node,), lambda feature=feature: tuple(feature(node)))  # type: ignore[misc]
+    units["dns-cache",] = recall(
+        memo, ("dns-cache",), (node, view.resolver), lambda: tuple(node_cache.keep(view, proxy.mode_name(view)))
+    )
     units["together",] = proxy.together(node, view.services, memo)
     for attachment in view.attachments:
         unit, own = ("pod", *attachment.id), leased.get(attachment.id, ())
@@ -87,7 +92,14 @@ def after(view: NodeView, plan: Plan) -> tuple[Action, ...]:
 
 def _without_pods(view: NodeView, bridged: bool, published: bool) -> NodeView:
     return msgspec.structs.replace(
-        view, attachments=(), services={}, leases={}, mtu=migration.pod_mtu(view), bridged=bridged, published=published
+        view,
+        attachments=(),
+        services={},
+        leases={},
+        mtu=migration.pod_mtu(view),
+        bridged=bridged,
+        published=published,
+        resolver=Resolver(),
     )
 
 

@@ -121,6 +121,13 @@ class HealthCheck(Value, frozen=True):
     endpoints: int
 
 
+class Resolver(Value, frozen=True):
+    """The cluster's DNS Service as a node sees it: its cluster addresses; `cached`: this node's own cache answers."""
+
+    addresses: Words = ()
+    cached: bool = False
+
+
 class Problem(Value, frozen=True):
     """A user's mistake, or a missing piece, that does not stop the rest: reported as log line, metric and Event.
 
@@ -141,7 +148,7 @@ class NodeView(Value, frozen=True):
     `algorithms` those that Services ask for (proxy/algorithms.py); `bridged`, for features that do not see the pods, is
     whether some of them are on the bridge, or new ones will be, and `published` whether some have ports of the node;
     `leases` the ports that pods of this node have for a
-    time, by the pod's namespace/name; `checks` what load balancers can ask here.
+    time, by the pod's namespace/name; `checks` what load balancers can ask here; `resolver` where names are asked for.
     """
 
     me: NodeInfo
@@ -159,6 +166,7 @@ class NodeView(Value, frozen=True):
     published: bool = False
     leases: Mapping[str, tuple[PortMapping, ...]] = {}
     checks: tuple[HealthCheck, ...] = ()
+    resolver: Resolver = Resolver()
 
     def local(self, v6: bool) -> tuple[str, ...]:
         """All addresses of this node in one family, that of its Node object first."""

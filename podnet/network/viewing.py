@@ -12,17 +12,28 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import msgspec
 
 from podnet.network.backends import validate
+from podnet.network.dns import node_cache
 from podnet.network.leases import Leases, leases, node_of
 from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
 from podnet.network.proxy import claims, faults
 from podnet.network.proxy.algorithms import RANDOM, Loads, weighed
 from podnet.network.proxy.balancers import borne, health_checks
-from podnet.network.proxy.feature import LOCALHOST, MODES
-from podnet.network.proxy.service_ports import affinity, algorithm, owner, retried, service_ports
+from podnet.network.proxy.feature import LOCALHOST, MODES, mode_in_force
+from podnet.network.proxy.service_ports import affinity, algorithm, cluster_addresses, owner, retried, service_ports
 from podnet.network.proxy.splitting import in_force
 from podnet.network.service_port import Place, ServicePort
-from podnet.network.view import Attachment, LocalFacts, NodeInfo, NodeView, Problem, Words, base_address, is_v6
+from podnet.network.view import (
+    Attachment,
+    LocalFacts,
+    NodeInfo,
+    NodeView,
+    Problem,
+    Resolver,
+    Words,
+    base_address,
+    is_v6,
+)
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.core import ZONE, Node
 from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, PRIMARY, SENDS_ANNOTATION, NetworkSpec
@@ -55,10 +66,11 @@ def view(
     memo: Memo | None = None,
     said: tuple[Words, Words] | None = None,
     loads: Loads = NO_LOADS,
+    cached: bool = False,
 ) -> NodeView | None:
     """What the node named in `facts` sees; None while the cluster has no usable network configuration or not this node.
 
-    `loads` are weights that what is going on asks for (proxy/algorithms.py).
+    `loads` are weights that what is going on asks for (proxy/algorithms.py); `cached`: this node's DNS cache answers.
     `said` is (accepts, sends) as this node's agent last tried to publish them: its Node object may not show that yet.
     """
     memo = {} if memo is None else memo
@@ -75,7 +87,8 @@ def view(
     served = network.proxy.mode != "none"
     own = _own(cluster, facts, memo)
     without = claims.lost(memo, cluster.services, own) if served else {}
-    services = _services(cluster, node, memo, loads, without, own) if served else {}
+    more = _more_frontends(network, facts, cached, memo)
+    services = _services(cluster, node, memo, loads, more, without, own) if served else {}
     affinities = recall(memo, "affinities", (cluster.services,), lambda: _affinities(cluster))
     retries = recall(memo, "retries", (cluster.services,), lambda: any(map(retried, cluster.services.values())))
     algorithms = recall(memo, "algorithms", (cluster.services,), lambda: _algorithms(cluster))
@@ -93,11 +106,29 @@ def view(
         algorithms=algorithms,
         borne=borne(cluster, facts.node, memo),
         checks=health_checks(cluster, facts.node, memo, without) if served else (),
+        resolver=_resolver(cluster, network, cached, memo),
     )
 
 
+def _resolver(cluster: Cluster, network: NetworkSpec, cached: bool, memo: Memo) -> Resolver:
+    service = cluster.services.get(_dns_service(network))
+    key = ("resolver", str(cached))
+    return recall(memo, key, (service,), lambda: Resolver(cluster_addresses(service) if service else (), cached))
+
+
+def _dns_service(network: NetworkSpec) -> Key:
+    namespace, _, name = network.dns.service.partition("/")
+    return (namespace, name)
+
+
+def _more_frontends(network: NetworkSpec, facts: LocalFacts, cached: bool, memo: Memo) -> Mapping[Key, Words]:
+    """Addresses that Services have on this node besides their own."""
+    found = node_cache.frontends(network.dns, cached, mode_in_force(network.proxy.mode, facts))
+    return recall(memo, "more frontends", (network, found), lambda: {_dns_service(network): found} if found else {})
+
+
 def _services(
-    cluster: Cluster, node: Node, memo: Memo, loads: Loads, without: claims.Lost, own: Words
+    cluster: Cluster, node: Node, memo: Memo, loads: Loads, more: Mapping[Key, Words], without: claims.Lost, own: Words
 ) -> Mapping[Key, tuple[ServicePort, ...]]:
     place = recall(memo, "place", (node,), lambda: Place(node.metadata.name, node.metadata.labels.get(ZONE, "")))
     slices = group(memo, "slices", cluster.endpointslices, owner)
@@ -111,9 +142,10 @@ def _services(
         route = in_force(routes.get(key, {}).values())
         pieces = slices.get(key, {}).values()
         made = service_ports(cluster.services[key], pieces, place, route.spec if route else None, labels)
-        return tuple(weighed(port, loads[key]) for port in made) if key in loads else made
+        made = tuple(weighed(port, loads[key]) for port in made) if key in loads else made
+        return node_cache.extended(made, more[key]) if key in more else made
 
-    of = (cluster.services, slices, routes, on_labels, loads)
+    of = (cluster.services, slices, routes, on_labels, loads, more)
     made = each(memo, "services", (place,), of, ports, lambda key: key)
     return claims.honoured(memo, made, without, own)
 
@@ -196,6 +228,7 @@ def mistakes(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
         for index, text in enumerate(texts):
             if not _is_range(text) and (field, text) != ("nodePortAddresses", PRIMARY):
                 yield (f"spec.proxy.{field}[{index}]", f"{text!r} is no CIDR; write one such as 10.96.0.0/16")
+    yield from ((f"spec.dns.{field}", message) for field, message in node_cache.mistakes(spec.dns))
 
 
 def _is_range(text: str) -> bool:
@@ -251,6 +284,7 @@ def _problems(cluster: Cluster, memo: Memo) -> Iterator[Problem]:
         for field, message in found:
             yield Problem(f"NetworkConfig/{NETWORK_NAME}", "InvalidNetworkConfig", f"{field}: {message}", field)
         yield from faults.of_mode(config.spec, MODES)
+        yield from node_cache.problems(config.spec)
         inside = [] if found else [ip_network(cidr) for cidr in config.spec.pod_cidrs]
     infos = []
     for name, node in _oldest_first(cluster):

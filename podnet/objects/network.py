@@ -48,6 +48,23 @@ class ProxySpec(Value, frozen=True):
     source_ranges_for_all: bool = False
 
 
+class DnsSpec(Value, frozen=True):
+    """How pods find names.
+
+    domain           the cluster's, under which Services have their names
+    service          namespace/name of the Service behind which the cluster's DNS servers are
+    node_local       a cache on each node answers at that Service's address, and at `local_addresses`
+    local_addresses  of the cache, one for each family; the address after each is used too
+    rate_limit       queries a second that each pod may ask, beyond which they are dropped on its node; 0: any number
+    """
+
+    domain: str = "cluster.local"
+    service: str = "kube-system/kube-dns"
+    node_local: bool = False
+    local_addresses: tuple[str, ...] = ("169.254.20.10", "fd00:169:254:20::10")
+    rate_limit: int = 2000
+
+
 class NetworkSpec(Value, frozen=True):
     """Cluster-wide network settings.
 
@@ -56,6 +73,7 @@ class NetworkSpec(Value, frozen=True):
     attachment   "bridge" (cni0 style) or "ptp" (a /32 and proxy ARP, Calico style)
     masquerade   pods leave the cluster with their node's address
     proxy        how Services are made
+    dns          how pods find names
     mtu          bytes of a pod's interface; 0 derives it from the uplink and the backend
     """
 
@@ -65,6 +83,7 @@ class NetworkSpec(Value, frozen=True):
     attachment: str = "ptp"
     masquerade: bool = True
     proxy: ProxySpec = ProxySpec()
+    dns: DnsSpec = DnsSpec()
     mtu: int = 0
 
 

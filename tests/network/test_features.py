@@ -234,7 +234,7 @@ def test_limits_are_on_the_node_s_side() -> None:
 
 def test_each_feature_and_each_pod_is_a_unit() -> None:
     units = desired(seen(DUAL, 1, [attachment(1, 1), attachment(1, 2)]))
-    node = {*((name,) for name in NODE_FEATURES), ("together",)}
+    node = {*((name,) for name in NODE_FEATURES), ("dns-cache",), ("together",)}
     assert set(units) == {*node, ("pod", "c1-1", "eth0"), ("pod", "c1-2", "eth0")}
 
 

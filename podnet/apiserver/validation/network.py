@@ -12,6 +12,7 @@ from podnet.apiserver.status import Cause
 from podnet.apiserver.validation import rules
 from podnet.apiserver.validation.rules import Causes, Network, unsupported, wrong
 from podnet.network import backends
+from podnet.network.dns import node_cache
 from podnet.network.proxy import splitting
 from podnet.objects.network import NETWORK_NAME, PRIMARY, NetworkConfig, NodeMask, ProxySpec, ServiceRoute
 
@@ -47,6 +48,8 @@ def network_config(new: NetworkConfig) -> Causes:
     if any(network.version == 6 for network in networks) and 0 < spec.mtu < 1280:
         yield wrong("spec.mtu", spec.mtu, "must be 0 (derived) or at least 1280, the least that IPv6 works with")
     yield from _proxy(spec.proxy, networks)
+    for field, message in node_cache.mistakes(spec.dns):
+        yield Cause("FieldValueInvalid", f"spec.dns.{field}", f"Invalid value: {message}")
     if spec.backend.get("type", "vxlan") not in backends.BACKENDS:
         yield unsupported("spec.backend.type", spec.backend["type"], backends.BACKENDS)
         return

@@ -22,7 +22,7 @@ from podnet.objects.core import Node
 from podnet.objects.services import EndpointSlice, Service
 from podnet.state.host import Action, Announce
 from podnet.state.plan import Plan
-from podnet.state.resource import Resource
+from podnet.state.resource import LINK_PREFIX, Resource
 from podnet.state.routes import Address
 
 CLASS = "podnet.dev/pool"
@@ -80,10 +80,15 @@ def bear(view: NodeView, addresses: Iterable[str]) -> Iterator[Resource]:
 
 
 def tell(plan: Plan) -> Iterator[Action]:
-    """The announcements of addresses that came; computed from the difference alone."""
+    """The announcements of addresses that came; computed from the difference alone. On links of ours nobody listens."""
     for step in plan.steps:
-        if step.verb != "delete" and isinstance(step.resource, Address) and step.resource.deprecated:
-            yield Announce(step.resource.dev, step.resource.address.partition("/")[0])
+        address = step.resource
+        if step.verb != "delete" and isinstance(address, Address) and address.deprecated and not _ours(address.dev):
+            yield Announce(address.dev, address.address.partition("/")[0])
+
+
+def _ours(dev: str) -> bool:
+    return dev.startswith(LINK_PREFIX)
 
 
 def _ready(node: Node) -> bool:

@@ -15,7 +15,7 @@ from podnet.network.memo import Memo, each, recall
 from podnet.network.proxy import bridged, flows, iptables, ipvs, localhost, nft_chains, nftables, unserved, userspace
 from podnet.network.proxy.algorithms import LEAST, ROUND_ROBIN, SOURCE_HASH, Flows, Loads, loads
 from podnet.network.service_port import ServicePort
-from podnet.network.view import Attachment, NodeView, Problem, base_address, is_v6
+from podnet.network.view import Attachment, LocalFacts, NodeView, Problem, base_address, is_v6
 from podnet.objects.network import NETWORK_NAME
 from podnet.state.host import Action, ForgetFlows
 from podnet.state.plan import Plan
@@ -188,19 +188,28 @@ def mode_of(view: NodeView) -> Mode | None:
 
 def mode_name(view: NodeView) -> str:
     """What this node does, whatever it was asked for."""
-    return "nftables" if refusal(view) else view.network.proxy.mode
+    return mode_in_force(view.network.proxy.mode, view.facts)
+
+
+def mode_in_force(mode: str, facts: LocalFacts) -> str:
+    """What a node with these facts does when it is asked for `mode`."""
+    return "nftables" if _refused(mode, facts) else mode
+
+
+def _refused(mode: str, facts: LocalFacts) -> bool:
+    return (mode == "ipvs" and MODULE in facts.missing) or (mode == "iptables" and bool(facts.others))
 
 
 def refusal(view: NodeView) -> Problem | None:
     """Why this node does not do what `spec.proxy.mode` asks for; Services stay reachable by mode nftables."""
     mode, facts = view.network.proxy.mode, view.facts
-    if mode == "ipvs" and MODULE in facts.missing:
+    if not _refused(mode, facts):
+        return None
+    if mode == "ipvs":
         why, what = f"kernel module {MODULE}: {facts.missing[MODULE]}", ""
-    elif mode == "iptables" and facts.others:
+    else:
         why = f"another kube-proxy's rules stand in {' and '.join(facts.others)}"
         what = ": stop it there and run kube-proxy --cleanup"
-    else:
-        return None
     message = f"spec.proxy.mode {mode} is refused: {why}; this node uses mode nftables instead{what}"
     return Problem(f"NetworkConfig/{NETWORK_NAME}", "ProxyModeRefused", message, "spec.proxy.mode")
 
