@@ -20,7 +20,7 @@ from podnet.errors import UserError
 from podnet.network.proxy.algorithms import RANDOM
 from podnet.network.proxy.explain import Meeting, client_at, explain
 from podnet.network.proxy.live import Live, place, with_ejections
-from podnet.network.proxy.manners import Client
+from podnet.network.proxy.manners import MANNERS, Client
 from podnet.network.proxy.settled import settled
 from podnet.network.proxy.shown import ServiceShown, ServicesShown, Shown
 from podnet.network.reach import Endpoint
@@ -44,7 +44,7 @@ LISTED = ("NAMESPACE", "NAME", "TYPE", "MODE", "FRONTENDS", "READY", "PROBLEMS")
 MET = ("FRONTEND", "KIND", "FROM", "ENDPOINT", "SHARE", "SEES", "CONNECTIONS", "REMARK")
 STAYS = ("CLIENT", "ENDPOINT", "PORT")
 KINDS = {"cluster": "cluster", "external": "external IP", "balancer": "load balancer", "node": "node port"}
-NOBODY = "spec.proxy.mode is none, so whatever serves Services here is not podnet"
+NOBODY = "spec.proxy.mode is {}, so whatever serves Services here is not podnet"
 NODE_SEES = ("client", "node")
 
 
@@ -185,7 +185,7 @@ def _text(
     yield f"{service.ready} of {service.total} endpoints are ready; {held[service.held]}"
     yield from (f"{problem.object}: {problem.message}" for problem in service.problems)
     if not found:
-        yield f"no frontend leads here: {NOBODY if shown.mode == 'none' else _why_none(service)}"
+        yield f"no frontend leads here: {_why_none(service) if shown.mode in MANNERS else NOBODY.format(shown.mode)}"
         return
     yield "\n" + table(MET, (row for name, meeting in found for row in _rows(name, meeting, service)))
     if stays := [row for each in service.ports if each.port.v6 in families for row in _stays(each)]:

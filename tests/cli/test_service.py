@@ -171,11 +171,12 @@ def test_other_modes(podnet: Podnet, agent: Agent, mode: str, live: Live, rest: 
     assert at_node_port == (["100.0%"] if mode == "ipvs" else ["0.0%", "100.0%"])
 
 
-def test_no_mode(podnet: Podnet, agent: Agent) -> None:
-    agent(**{ONE: said(None, mode="none")})
+@pytest.mark.parametrize(("port", "mode"), [(None, "none"), (PORT, "none"), (PORT, "ebpf")])
+def test_no_mode(podnet: Podnet, agent: Agent, port: ServicePort | None, mode: str) -> None:
+    agent(**{ONE: said(port, mode=mode)})
     code, out, _ = podnet("service", "describe", "web", "-n", "demo")
     assert code == 0
-    assert "spec.proxy.mode is none" in out
+    assert f"no frontend leads here: spec.proxy.mode is {mode}" in out
 
 
 def test_what_a_mode_does_not_serve(podnet: Podnet, agent: Agent) -> None:
