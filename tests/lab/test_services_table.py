@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from podnet.kernel.netns import socket_in
-from tests.lab.labs import needs_root, until
+from podnet.network.proxy.service_ports import FALLBACK_ANNOTATION
+from podnet.objects.kinds import SERVICES
+from tests.lab.labs import NAMESPACE, needs_root, until
 from tests.lab.service_asks import Ask, ask_all, sctp_heard, sctp_init
 from tests.lab.service_world import HERE, OTHER, OTHER_PORT, OUTSIDE, PORT, Endpoint, Service, World, both, world
 
@@ -46,6 +48,9 @@ def services(made: World) -> None:
     made.service("local", "a", "b", externalIPs=external("local"), **local)
     made.service("local-none", **local)
     made.service("local-ending", Endpoint("a", ready=False, terminating=True), "b", **local)
+    made.service("fallen", "b", **local)
+    falls = {"metadata": {"annotations": {FALLBACK_ANNOTATION: "true"}}}
+    made.live.api(lambda api: api.patch(SERVICES, "fallen", falls, NAMESPACE, into=dict))
     made.service("inner", "a", "b", internalTrafficPolicy="Local", type="NodePort")
     ranges = [f"{address}/{128 if ':' in address else 32}" for address in OUTSIDE["outside"]]
     ranges += [f"{address}/{128 if ':' in address else 32}" for address in made.pods["near"].addresses]
@@ -174,8 +179,6 @@ def test_external_addresses(lab: World, v6: bool, kind: str) -> None:
 
 def test_a_balancer_that_forwards_by_itself_keeps_its_address(lab: World, v6: bool) -> None:
     """ipMode Proxy: the address is not ours to take."""
-    from podnet.objects.kinds import SERVICES
-
     service = lab.services["proxied"]
     for mode, expected in (("Proxy", "lost"), ("VIP", "a from node1")):
         ingress = [{"ip": service.balancer(each), "ipMode": mode} for each in (False, True)]
@@ -334,6 +337,15 @@ def test_a_terminating_local_endpoint_serves_its_node(lab: World, v6: bool) -> N
     rows = [(at["node1"], service.node_port, {"outside": "a from outside"})]
     rows += [(at["node2"], service.node_port, {"outside": "b from outside"})]
     rows += [(service.balancer(v6), 80, {"outside-1": "a from outside", "outside-3": "lost", "far": "b from far"})]
+    lab.check_all(rows)
+
+
+def test_a_node_without_endpoints_falls_back_on_others(lab: World, v6: bool) -> None:
+    """Which see the node then; the node that has one shows its clients."""
+    service, at = lab.services["fallen"], {node.name: node.addresses[v6] for node in lab.live.lab.nodes}
+    rows = [(at["node1"], service.node_port, {"outside": "b from node1", "near": "b from node1"})]
+    rows += [(at["node2"], service.node_port, {"outside": "b from outside", "near": "b from near"})]
+    rows += [(service.balancer(v6), 80, {"outside-1": "b from node1", "outside-2": "b from outside"})]
     lab.check_all(rows)
 
 
