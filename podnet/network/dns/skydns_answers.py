@@ -25,6 +25,8 @@ CHAIN = 8
 """CNAMEs that are followed."""
 
 _LARGEST = 0xFFFF
+_OPCODE = 0x7800
+_META = range(128, 256)
 
 QUESTIONS = 20
 """Others are asked at most, for one question."""
@@ -82,10 +84,12 @@ def answer(
 ) -> Outcome:
     """What a question meets. `serial` is that of the SOA record, `turn` says which of several addresses comes first;
     `outside` is what others said to an earlier `Wanted`, None before anybody was asked."""
-    if query.type == dns.ANY:
-        return Said(dns.REFUSED, flags=0)
+    if query.version or query.flags & _OPCODE:
+        return Said(dns.NOTIMP if query.flags & _OPCODE else dns.BADVERS, flags=0)
     if query.cls == dns.CHAOS:
         return _chaos(query, options)
+    if query.cls != dns.IN or query.type in _META:
+        return Said(dns.REFUSED, flags=0)
     name = options.local if options.local and query.name == b"\x05local\x03dns" + options.domain else query.name
     if query.type == dns.PTR and (dns.below(name, _IN_ADDR) or dns.below(name, _IP6)):
         return _reverse(names, options, query)
