@@ -1,8 +1,8 @@
 """Which clients endpoints get to see with their own address in mode userspace: those that mode nftables keeps.
 
 There a source stays as it is, with four exceptions: who came to an external address, unless the policy is Local; who
-came to a cluster address and is no pod; a pod that meets itself; and a pod that leaves the cluster, which is masqueraded
-later. The proxy's connections are its own, so it decides the same before it makes them (daemons/dialling.py).
+came to a cluster address and is no pod; a pod that meets itself; and a pod that leaves the cluster, which masquerades.
+The proxy's connections are its own, so it decides the same before it makes them (daemons/dialling.py).
 """
 
 from __future__ import annotations
