@@ -11,13 +11,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import compress
+from itertools import chain, compress, islice, repeat
 from typing import TypeGuard
 
 from podnet.kernel.netlink import GENERIC, Netlink, NetlinkError
 from podnet.kernel.netns import inside
 from podnet.kernel.outcome import Tally
-from podnet.state.ipvs import LINK, Balanced, RealServer, Stay, VirtualServer
+from podnet.state.ipvs import HASHED, LINK, Balanced, RealServer, Stay, VirtualServer
 from podnet.state.links import Link
 from podnet.state.plan import Step
 from podnet.state.resource import Key, NodeState, Resource
@@ -68,12 +68,16 @@ class Ipvs:
     def balanced(self) -> Balanced:
         """What those of ours do. Raises OSError."""
         counts: dict[tuple[str, str, int, str], tuple[int, int]] = {}
+        tables: dict[tuple[str, str, int], tuple[str, ...]] = {}
         for service, servers in self._found(lambda each: bool(each.flags & MARK)).items():
+            if service.scheduler == "sh":
+                slots = chain.from_iterable(repeat(each.address, max(each.weight, 1)) for each in servers)
+                tables[_NAMES[service.protocol], service.address, service.port] = tuple(islice(slots, HASHED))
             for each in servers:
                 place = (_NAMES[service.protocol], service.address, service.port, each.address)
                 active, others = counts.get(place, (0, 0))
                 counts[place] = (active + each.active, others + each.inactive)
-        return Balanced(counts, tuple(self._stays()) if counts else ())
+        return Balanced(counts, tuple(self._stays()) if counts else (), tables)
 
     def _stays(self) -> Iterator[Stay]:
         with inside(self._netns), open(_CONNECTIONS, encoding="ascii") as file:

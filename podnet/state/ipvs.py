@@ -66,7 +66,14 @@ class Stay(NamedTuple):
 
 class Balanced(NamedTuple):
     """What ipvs knows by itself: who stays where, and how many connections there are, (established, others), by
-    protocol, address and port of a virtual server and the address of a real one."""
+    protocol, address and port of a virtual server and the address of a real one. `tables` are of scheduler sh: the
+    addresses of its real servers in their order, each as often as it weighs, up to HASHED of them; a client's hash is a
+    place there, counted round and round."""
 
     connections: Mapping[tuple[str, str, int, str], tuple[int, int]] = {}
     stays: tuple[Stay, ...] = ()
+    tables: Mapping[tuple[str, str, int], tuple[str, ...]] = {}
+
+
+HASHED = 256
+"""Slots of scheduler sh (IP_VS_SH_TAB_SIZE)."""

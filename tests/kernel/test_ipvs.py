@@ -245,6 +245,16 @@ def test_what_our_virtual_servers_do(
     assert found.connections["tcp", "10.96.0.1", 80, "10.244.1.2"] == (4, 0)
     assert found.connections["tcp", "10.96.0.1", 80, "10.244.1.3"] == (0, 0)
     assert found.connections["udp", "fd96::1", 53, "fd00::2"] == (0, 0)
+    assert found.tables == {}, "no hash decides"
+    hashed = VirtualServer("tcp", "10.96.0.2", 80, "sh")
+    kernel.holds.clear()
+    make(
+        edge,
+        hashed,
+        *(RealServer("tcp", "10.96.0.2", 80, f"10.244.1.{n}", 80, weight) for n, weight in ((2, 3), (3, 999))),
+    )
+    ((at, slots),) = edge.balanced().tables.items()
+    assert (at, slots) == (("tcp", "10.96.0.2", 80), ("10.244.1.2",) * 3 + ("10.244.1.3",) * 253)
     assert found.stays == (
         Stay("tcp", "10.244.1.9", "10.96.0.1", 80, "10.244.1.2"),
         Stay("udp", "fd00::9", "fd96::1", 53, "fd00::2"),

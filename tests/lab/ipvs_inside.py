@@ -266,6 +266,40 @@ def test_what_is_told_of_it(world: World, v6: bool) -> None:
     assert known().inactive == {chosen: 1}
 
 
+def test_where_the_hash_of_a_client_leads(world: World, v6: bool) -> None:
+    """As it is told, for clients of many addresses and endpoints that are not alike."""
+    first, second = endpoints(v6, "a", "b")
+    service = port(9, "tcp", v6, algorithm="source-hash", internal=(first, replace(second, weight=3)), anywhere=True)
+    world.use(service)
+    around = Surroundings((NODE[v6],), (OWN[v6],), (CIDRS[v6],), mode="ipvs")
+    known = live(service, Memory({}, {}, {}, world.plane.balanced()), around.addresses, "ipvs")
+    sources = [f"fd00:10:244:1::1:{number:x}" if v6 else f"10.244.1.{number}" for number in range(16, 32)]
+    told = {}
+    for source in sources:
+        who = client_at(source, around)
+        (meeting,) = (each for each in explain((service,), who, around) if each.scope == "cluster")
+        shares = settled(meeting, who, service, known, "ipvs").shares
+        (told[source],) = (share.endpoint.address for share in shares if share.percent)
+    assert set(told.values()) == {first.address, second.address}
+    device = run(world.paths["node"], f"ip -4 route get {address('near', False)}").split(" dev ")[1].split()[0]
+    for path, line in (("near", "address {} {}/{} dev eth0"), ("node", "route {} {}/{} dev " + device)):
+        lines = [line.format("add", source, 128 if v6 else 32) for source in sources]
+        run(
+            world.paths[path],
+            "ip -batch -",
+            "\n".join(f"{each} nodad" if "eth0" in each and v6 else each for each in lines),
+        )
+    try:
+        clients = [world.clients["near"]._replace(addresses=(source, source), bind=True) for source in sources]
+        answers = ask_all([Ask(client, at(9, v6), 80) for client in clients])
+        heard = {source: address(each.server, v6) for source, each in zip(sources, answers, strict=True)}
+        assert heard == told
+    finally:
+        for path, line in (("near", "address del {}/{} dev eth0"), ("node", "route del {}/{}")):
+            lines = [line.format(source, 128 if v6 else 32) for source in sources]
+            run(world.paths[path], "ip -batch -", "\n".join(lines))
+
+
 def test_a_real_server_ends_when_its_last_connection_does(world: World, v6: bool) -> None:
     world.use(port(1, "tcp", v6, "a"))
     flow = Flow(Ask(world.clients["near"], at(1, v6), 80))

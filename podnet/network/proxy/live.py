@@ -44,7 +44,8 @@ class Live(Value, frozen=True):
 
     In IPv6 mode nftables knows a client by a hash only (nft_chains.py), which stands here instead; and of two Services
     with the same endpoints and the same time, both show it. In mode ipvs a client stays at one frontend: `affinity_at`
-    has the same by address:port of that; and `inactive` are TCP connections that begin or end.
+    has the same by address:port of that, `tables` say where a client's hash leads (state/ipvs.py), and `inactive` are
+    TCP connections that begin or end.
     """
 
     affinity: Mapping[str, str] = {}
@@ -52,6 +53,7 @@ class Live(Value, frozen=True):
     connections: Mapping[str, int] = {}
     affinity_at: Mapping[str, Mapping[str, str]] = {}
     inactive: Mapping[str, int] = {}
+    tables: Mapping[str, tuple[str, ...]] = {}
 
 
 class Proxied(NamedTuple):
@@ -165,7 +167,8 @@ def _balanced(port: ServicePort, balanced: Balanced, node_addresses: Collection[
     for stay in balanced.stays if port.affinity else ():
         if (stay.protocol, stay.address, stay.port) in met:
             kept.setdefault(place(stay.address, stay.port), {})[stay.client] = stay.to
-    return Live({}, (), _counted(active), dict(sorted(kept.items())), _counted(inactive))
+    tables = {met[at]: slots for at, slots in balanced.tables.items() if at in met}
+    return Live({}, (), _counted(active), dict(sorted(kept.items())), _counted(inactive), tables)
 
 
 def _counted(counts: Mapping[str, int]) -> dict[str, int]:

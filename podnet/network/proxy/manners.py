@@ -164,7 +164,7 @@ class Ipvs(Manner):
         return port.external or (port.cluster if port.external_local and who.kind != "outside" else ())
 
     def parts(self, port: ServicePort, part: Segment | None, endpoints: tuple[Endpoint, ...]) -> Parts:
-        """By weight; each client has one endpoint where its address decides."""
+        """By weight; where a client's address decides, live.py tells the table."""
         algorithm = port.algorithm if port.algorithm in ipvs.SCHEDULERS else ROUND_ROBIN
         return algorithm, {each: each.weight for each in endpoints}
 

@@ -1,14 +1,16 @@
 """What a client of known address meets where chance has no say any more: it stays with an endpoint, or its hash picks.
 
-Hashes decide in mode nftables alone: the kernel's jhash over what nftables puts side by side in registers
-(nft_chains.py), so that of an IPv6 client's affinity too. Source: B. Jenkins, "lookup3"; Linux include/linux/jhash.h,
-net/netfilter/nft_hash.c.
+In mode nftables the hash is the kernel's jhash over what nftables puts side by side in registers (nft_chains.py), so
+that of an IPv6 client's affinity too; ipvs has one of its own. Source: B. Jenkins, "lookup3"; Linux
+include/linux/jhash.h, net/netfilter/nft_hash.c.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import reduce
 from ipaddress import ip_address
+from operator import xor
 from zlib import crc32
 
 from msgspec.structs import replace
@@ -19,9 +21,11 @@ from podnet.network.proxy.live import NFTABLES, Live, place
 from podnet.network.proxy.manners import Client
 from podnet.network.proxy.nft_chains import SEED
 from podnet.network.service_port import ServicePort, order
+from podnet.state.ipvs import HASHED as HASHED_BY_IPVS
 
 _START = 0xDEADBEEF
 _WORD = 0xFFFFFFFF
+_GOLDEN = 0x61C88647
 
 
 def settled(meeting: Meeting, who: Client, port: ServicePort, live: Live | None, mode: str = NFTABLES) -> Meeting:
@@ -33,7 +37,11 @@ def settled(meeting: Meeting, who: Client, port: ServicePort, live: Live | None,
         return meeting
     kept = _kept(meeting, known_as(port, source) if mode == NFTABLES else source, live)
     chosen = {share.endpoint for share in meeting.shares if share.endpoint.address == kept}
-    if not chosen and meeting.algorithm == SOURCE_HASH and mode == NFTABLES:
+    table = live.tables.get(place(meeting.address, meeting.number)) if live else None
+    if not chosen and table:
+        picked = table[balanced_slot(source) % len(table)]
+        chosen = {share.endpoint for share in meeting.shares if share.endpoint.address == picked}
+    elif not chosen and meeting.algorithm == SOURCE_HASH and mode == NFTABLES:
         endpoints = tuple(sorted((share.endpoint for share in meeting.shares), key=order))
         chosen = {hashed(endpoints)[slot(source)]}
     if len(chosen) != 1:
@@ -53,6 +61,13 @@ def _kept(meeting: Meeting, client: str, live: Live | None) -> str | None:
 def slot(source: str) -> int:
     """Which of HASHED slots a client's address has."""
     return _scaled(jhash(ip_address(source).packed, SEED), HASHED)
+
+
+def balanced_slot(source: str) -> int:
+    """Which of ipvs' slots a client's address has. Source: Linux net/netfilter/ipvs/ip_vs_sh.c, linux/hash.h."""
+    packed = ip_address(source).packed
+    folded = reduce(xor, (int.from_bytes(packed[at : at + 4], "big") for at in range(0, len(packed), 4)))
+    return (folded * _GOLDEN & _WORD) * HASHED_BY_IPVS >> 32
 
 
 def known_as(port: ServicePort, source: str) -> str:

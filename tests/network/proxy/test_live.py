@@ -198,9 +198,10 @@ def test_ipvs_counts_by_frontend_and_udp_is_never_established() -> None:
         ("udp", FOUR.cluster_ip, 80, far): (0, 4),
     }
     stays = (Stay("tcp", FOUR.pod, FOUR.cluster_ip, 80, far), Stay("tcp", FOUR.pod, "10.96.9.9", 80, far))
-    memory = Memory({}, {}, {}, Balanced(counts, stays))
+    memory = Memory({}, {}, {}, Balanced(counts, stays, {at: (near, far), ("tcp", "10.96.9.9", 80): (far,)}))
+    place = f"{FOUR.cluster_ip}:80"
     assert live(port, memory, (FOUR.node,), "ipvs") == Live(
-        connections={near: 3}, affinity_at={f"{FOUR.cluster_ip}:80": {FOUR.pod: far}}, inactive={near: 1}
+        connections={near: 3}, affinity_at={place: {FOUR.pod: far}}, inactive={near: 1}, tables={place: (near, far)}
     )
     udp = replace(port, protocol="udp", affinity=0)
     assert live(udp, memory, (FOUR.node,), "ipvs") == Live(connections={far: 4})

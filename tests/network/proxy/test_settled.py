@@ -9,7 +9,7 @@ from podnet.network.proxy.algorithms import SOURCE_HASH, hashed
 from podnet.network.proxy.explain import Meeting, explain
 from podnet.network.proxy.live import Live
 from podnet.network.proxy.manners import Client, Surroundings
-from podnet.network.proxy.settled import jhash, known_as, settled, slot
+from podnet.network.proxy.settled import balanced_slot, jhash, known_as, settled, slot
 from podnet.network.service_port import Endpoint, ServicePort
 from tests.network.proxy.meeting import AFFINITY, FOUR, SIX, service_port
 
@@ -95,3 +95,22 @@ def test_other_modes_know_clients_by_their_address_and_ipvs_by_the_frontend_too(
     assert (found("ipvs", at), found("ipvs", at, "node")) == (stays, any_of_them)
     itself = Live(affinity_at={f"[{SIX.cluster_ip}]:80": {SIX.cluster_ip: first.address}})
     assert found("ipvs", itself, client=node) == {first.address: 100, second.address: 0}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"), [("10.244.1.16", 166), ("10.244.1.17", 8), ("fd00:10:244:1::1:10", 75), ("0.0.0.1", 0x61)]
+)
+def test_ipvs_has_a_hash_of_its_own(source: str, expected: int) -> None:
+    assert balanced_slot(source) == expected
+
+
+def test_a_table_of_ipvs_decides_where_no_affinity_does() -> None:
+    port = service_port(here=2, there=0, algorithm=SOURCE_HASH, affinity=AFFINITY)
+    first, second = (each.address for each in port.endpoints)
+    at = f"{FOUR.cluster_ip}:80"
+    slots = tuple(second if place == balanced_slot(FOUR.pod) % 8 else first for place in range(8))
+    (meeting, *_) = explain((port,), CLIENT, Surroundings(mode="ipvs"))
+    for kept, chosen in (({}, second), ({at: {FOUR.pod: first}}, first)):
+        found = settled(meeting, CLIENT, port, Live(affinity_at=kept, tables={at: slots}), "ipvs")
+        assert percents(found) == {each: 100 * (each == chosen) for each in (first, second)}
+    assert settled(meeting, CLIENT, port, Live(), "ipvs") == meeting
