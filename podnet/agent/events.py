@@ -13,10 +13,10 @@ from typing import Any
 from podnet.client.api import Api
 from podnet.client.errors import ApiError
 from podnet.network.view import Problem
-from podnet.objects.kinds import CONFIGMAPS, EVENTS, SERVICEROUTES, SERVICES
+from podnet.objects.kinds import CONFIGMAPS, EVENTS, PODS, SERVICEROUTES, SERVICES
 from podnet.objects.meta import Object
 
-NAMESPACED = {kind.kind: kind for kind in (SERVICES, SERVICEROUTES, CONFIGMAPS)}
+NAMESPACED = {kind.kind: kind for kind in (SERVICES, SERVICEROUTES, CONFIGMAPS, PODS)}
 
 
 class Counted(Object, frozen=True):

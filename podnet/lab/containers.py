@@ -20,6 +20,7 @@ from podnet.lab.probes import Probing
 from podnet.lab.process import CANNOT_START, LOST, Command, Ended, Running, StartError
 from podnet.lab.registry import write
 from podnet.lab.sandbox import Sandbox
+from podnet.network.dns.resolv_conf import ClusterDns, ResolvConf
 from podnet.objects.core import Container, Pod
 from podnet.objects.services import Service
 
@@ -73,12 +74,19 @@ class Backoff(Value, frozen=True):
 
 
 class Host(Value, frozen=True):
-    """What containers need to know of their node; `services()` gives all the Services that there are now."""
+    """What containers need to know of their node.
+
+    services     gives all the Services that there are now
+    dns          gives where pods ask for names now
+    resolv_conf  what the node itself has: nothing, since nobody outside can be asked from inside a lab
+    """
 
     name: str
     ips: tuple[str, ...]
     backoff: Backoff = Backoff()
     services: Callable[[], Iterable[Service]] = tuple
+    dns: Callable[[], ClusterDns] = ClusterDns
+    resolv_conf: ResolvConf = ResolvConf()
 
 
 def runs(folder: str) -> list[int]:

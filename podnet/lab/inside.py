@@ -1,7 +1,7 @@
-"""What a container finds inside: its hosts file, its resolv.conf, its environment, its command.
+"""What a container finds inside: its hosts file, its environment, its command (resolv.conf: podnet/network/dns).
 
 Everything here is a function of the Pod and its addresses; the texts are those that the kubelet writes.
-Source: k8s.io/kubernetes pkg/kubelet/{kubelet_pods.go,network/dns/dns.go}, third_party/forked/golang/expansion.
+Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go, third_party/forked/golang/expansion.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from podnet.objects.core import Container, Pod
 from podnet.objects.leases import published
 from podnet.objects.services import Service
 
-CLUSTER_DNS = "10.96.0.10"
-CLUSTER_DOMAIN = "cluster.local"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PAUSE = ("sleep", "infinity")
 
@@ -38,60 +36,20 @@ def hostname(pod: Pod, node: str) -> str:
     return name[:63].rstrip("-.")
 
 
-def hosts(pod: Pod, ips: tuple[str, ...], node_hosts: str) -> str:
-    """The hosts file; a pod with hostNetwork has the node's. hostAliases come last."""
+def hosts(pod: Pod, ips: tuple[str, ...], node_hosts: str, domain: str) -> str:
+    """The hosts file; a pod with hostNetwork has the node's. hostAliases come last. `domain`: the cluster's."""
     text = _HOSTS
     if pod.spec.host_network:
         text = node_hosts
     else:
         short = hostname(pod, "")
         sub = pod.spec.subdomain
-        names = f"{short}.{sub}.{pod.metadata.namespace}.svc.{CLUSTER_DOMAIN}\t{short}" if sub else short
+        names = f"{short}.{sub}.{pod.metadata.namespace}.svc.{domain}\t{short}" if sub else short
         text += "".join(f"{ip}\t{names}\n" for ip in ips)
     if pod.spec.host_aliases:
         text += "\n# Entries added by HostAliases.\n"
         text += "".join("\t".join((alias.ip, *alias.hostnames)) + "\n" for alias in pod.spec.host_aliases)
     return text
-
-
-def resolv_conf(pod: Pod, node_resolv_conf: str, cluster_dns: str = CLUSTER_DNS) -> str:
-    """The resolver's configuration that dnsPolicy asks for, with dnsConfig merged in."""
-    policy = pod.spec.dns_policy
-    if policy == "ClusterFirst" and pod.spec.host_network:
-        policy = "Default"
-    servers: list[str] = []
-    searches: list[str] = []
-    options: dict[str, str | None] = {}
-    if policy == "Default":
-        servers, searches, options = _parse(node_resolv_conf)
-    elif policy != "None":
-        domains = (f"{pod.metadata.namespace}.svc.{CLUSTER_DOMAIN}", f"svc.{CLUSTER_DOMAIN}", CLUSTER_DOMAIN)
-        servers, searches, options = [cluster_dns], [*domains], {"ndots": "5"}
-    if config := pod.spec.dns_config:
-        servers += [server for server in config.nameservers if server not in servers]
-        searches += [search for search in config.searches if search not in searches]
-        options |= {option.name: option.value for option in config.options}
-    words = [name if value is None else f"{name}:{value}" for name, value in options.items()]
-    lines = [f"nameserver {server}" for server in servers]
-    lines += ["search " + " ".join(searches)] if searches else []
-    lines += ["options " + " ".join(words)] if words else []
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _parse(text: str) -> tuple[list[str], list[str], dict[str, str | None]]:
-    """nameservers, search domains and options of a resolv.conf."""
-    servers: list[str] = []
-    searches: list[str] = []
-    options: dict[str, str | None] = {}
-    for keyword, *words in filter(None, (line.split("#")[0].split() for line in text.splitlines())):
-        if keyword == "nameserver":
-            servers += words[:1]
-        elif keyword in ("search", "domain"):
-            searches = words
-        elif keyword == "options":
-            pairs = (word.partition(":") for word in words)
-            options |= {name: value if colon else None for name, colon, value in pairs}
-    return servers, searches, options
 
 
 def field(pod: Pod, path: str, ips: tuple[str, ...], host_ips: tuple[str, ...]) -> str:

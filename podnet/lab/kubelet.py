@@ -26,8 +26,10 @@ from podnet.lab.pod import PodLife
 from podnet.lab.process import BIN, watch_children
 from podnet.lab.registry import LabNode
 from podnet.lab.sandbox import Sandboxes, read_all, read_pod
+from podnet.network.dns.resolv_conf import ClusterDns, cluster_dns
 from podnet.objects.core import Pod
-from podnet.objects.kinds import PODS, SERVICES
+from podnet.objects.kinds import NETWORKCONFIGS, PODS, SERVICES
+from podnet.objects.network import NetworkConfig
 from podnet.objects.services import Service
 
 log = logging.getLogger(__name__)
@@ -48,8 +50,8 @@ class Kubelet:
         self._api = api
         self._network: Network | None = None
         self._network_ready = asyncio.Event()
-        self._services = Informers(api, [Watch(SERVICES)])
-        self._host = Host(node.name, node.addresses, backoff or Backoff(), self._known_services)
+        self._cluster = Informers(api, [Watch(SERVICES), Watch(NETWORKCONFIGS)])
+        self._host = Host(node.name, node.addresses, backoff or Backoff(), self._known_services, self._dns)
         self._cni = Cni(PLUGIN_DIRS, f"{node.folder}/cni")
         self._sandboxes = Sandboxes(node.pods_dir, self._cni, lambda: self._network, node.netns, node.addresses)
         self._registration = Registration(node, api)
@@ -60,7 +62,7 @@ class Kubelet:
         """Be the node's kubelet until cancelled; the pods stay."""
         try:
             async with asyncio.TaskGroup() as group:
-                for following in (self._registration, self._pods, self._services):
+                for following in (self._registration, self._pods, self._cluster):
                     group.create_task(following.run())
                 for work in (self._watch_network(), self._follow_pods()):
                     group.create_task(work)
@@ -77,7 +79,7 @@ class Kubelet:
     # -- pods
 
     async def _follow_pods(self) -> None:
-        await self._services.until_synced()  # containers are told of them
+        await self._cluster.until_synced()  # containers are told of them
         cluster = await self._pods.until_synced()
         for sandbox in read_all(self._node.pods_dir):
             if sandbox.uid not in {known.metadata.uid for known in cluster.pods.values()}:
@@ -114,7 +116,14 @@ class Kubelet:
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._assign_all)
 
     def _known_services(self) -> Iterable[Service]:
-        return self._services.cluster.services.values()
+        return self._cluster.cluster.services.values()
+
+    def _dns(self) -> ClusterDns:
+        cluster = self._cluster.cluster
+        spec = (cluster.network or NetworkConfig()).spec.dns
+        namespace, _, name = spec.service.partition("/")
+        service = cluster.services.get((namespace, name))
+        return cluster_dns(spec, service, tuple(registry.dns_addresses(len(self._node.addresses) > 1)))
 
     # -- network
 

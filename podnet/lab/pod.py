@@ -14,10 +14,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from podnet.agent import events
 from podnet.client.api import Api
 from podnet.client.errors import ApiError
 from podnet.lab import inside, process
@@ -26,6 +28,8 @@ from podnet.lab.libcni import TRY_AGAIN, PluginError
 from podnet.lab.sandbox import Sandbox, Sandboxes, read
 from podnet.lab.status import ContainerReport, PodReport, index, pod_status, unix
 from podnet.network.controllers.sweeping import NODE_NOT_READY
+from podnet.network.dns.resolv_conf import fitted, resolv_conf
+from podnet.network.view import Problem
 from podnet.objects.core import Container, Pod
 from podnet.objects.kinds import PODS
 
@@ -105,7 +109,8 @@ class PodLife:
 
     async def _live(self) -> None:
         self.sandbox = await self._make_sandbox()
-        self._write_files(self.sandbox)
+        for omitted in self._write_files(self.sandbox):
+            await self._tell(omitted)
         self.inits = [self._life(container, once=True) for container in self.pod.spec.init_containers]
         self.mains = [self._life(container) for container in self.pod.spec.containers]
         for life in (*self.inits, *self.mains):
@@ -141,14 +146,21 @@ class PodLife:
                 delay = RETRY_SECONDS if error.code == TRY_AGAIN else min(delay * 2, RETRY_CAP_SECONDS)
                 await asyncio.sleep(delay)
 
-    def _write_files(self, sandbox: Sandbox) -> None:
-        texts = {
-            "hosts": inside.hosts(self.pod, sandbox.ips, _read("/etc/hosts")),
-            "resolv.conf": inside.resolv_conf(self.pod, _read("/etc/resolv.conf")),
-        }
-        for name, text in texts.items():
+    def _write_files(self, sandbox: Sandbox) -> tuple[str, ...]:
+        """hosts and resolv.conf; what of dnsConfig had to be left out."""
+        dns = self._host.dns()
+        settings, omitted = fitted(resolv_conf(self.pod, sandbox.ips, dns, self._host.resolv_conf))
+        hosts = inside.hosts(self.pod, sandbox.ips, _read("/etc/hosts"), dns.domain)
+        for name, text in (("hosts", hosts), ("resolv.conf", settings.text)):
             with open(f"{sandbox.folder}/{name}", "w", encoding="utf-8") as file:
                 file.write(text)
+        return omitted
+
+    async def _tell(self, omitted: str) -> None:
+        about = f"Pod/{self.pod.metadata.namespace}/{self.pod.metadata.name}"
+        log.warning("%s: %s", about, omitted)
+        with suppress(ApiError):
+            await events.write(self._api, Problem(about, "DNSConfigForming", omitted), self._host.name)
 
     # -- end
 

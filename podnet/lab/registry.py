@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_network
 
 import msgspec
 
@@ -215,6 +216,11 @@ def _is_open(fd: int, path: str) -> bool:
 def service_cidrs(dual_stack: bool) -> list[str]:
     """Where a lab's Services have their addresses."""
     return [SERVICE_CIDR4, SERVICE_CIDR6] if dual_stack else [SERVICE_CIDR4]
+
+
+def dns_addresses(dual_stack: bool) -> list[str]:
+    """Where a lab's pods ask for names: the tenth address of each range of Services, as is usual."""
+    return [str(ip_network(cidr)[10]) for cidr in service_cidrs(dual_stack)]
 
 
 def make_node(lab_folder: str, number: int, dual_stack: bool) -> LabNode:

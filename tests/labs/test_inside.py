@@ -40,88 +40,25 @@ def test_hostname(name: str, spec: dict[str, Any], expected: str) -> None:
 
 
 def test_hosts_names_the_pod_under_each_of_its_addresses() -> None:
-    lines = inside.hosts(pod(), IPS, "ignored").splitlines()
+    lines = inside.hosts(pod(), IPS, "ignored", "cluster.local").splitlines()
     assert lines[0] == "# Kubernetes-managed hosts file."
     assert "127.0.0.1\tlocalhost" in lines
     assert lines[-2:] == ["10.244.1.2\tweb", "fd00::2\tweb"]
 
 
 def test_hosts_with_a_subdomain_has_the_full_name_too() -> None:
-    last = inside.hosts(pod(subdomain="db"), IPS[:1], "").splitlines()[-1]
+    last = inside.hosts(pod(subdomain="db"), IPS[:1], "", "cluster.local").splitlines()[-1]
     assert last == "10.244.1.2\tweb.db.default.svc.cluster.local\tweb"
 
 
 def test_a_pod_with_hostnetwork_has_the_nodes_hosts() -> None:
-    assert inside.hosts(pod(hostNetwork=True), IPS, "1.2.3.4 machine\n") == "1.2.3.4 machine\n"
+    assert inside.hosts(pod(hostNetwork=True), IPS, "1.2.3.4 machine\n", "cluster.local") == "1.2.3.4 machine\n"
 
 
 def test_host_aliases_come_last() -> None:
     aliases = [{"ip": "1.1.1.1", "hostnames": ["one", "uno"]}, {"ip": "2.2.2.2", "hostnames": ["two"]}]
-    text = inside.hosts(pod(hostAliases=aliases), IPS, "")
+    text = inside.hosts(pod(hostAliases=aliases), IPS, "", "cluster.local")
     assert text.endswith("\n# Entries added by HostAliases.\n1.1.1.1\tone\tuno\n2.2.2.2\ttwo\n")
-
-
-# -- resolv.conf
-
-NODE = """\
-# a comment
-nameserver 9.9.9.9 # with a comment
-nameserver 8.8.8.8
-search home.example
-options timeout:3 rotate
-"""
-
-
-def test_cluster_first() -> None:
-    assert inside.resolv_conf(pod(), NODE) == (
-        "nameserver 10.96.0.10\n"
-        "search default.svc.cluster.local svc.cluster.local cluster.local\n"
-        "options ndots:5\n"
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("spec", [{"dnsPolicy": "Default"}, {"dnsPolicy": "ClusterFirst", "hostNetwork": True}])
-def test_default_is_the_nodes(spec: dict[str, Any]) -> None:
-    assert inside.resolv_conf(pod(**spec), NODE) == (
-        "nameserver 9.9.9.9\nnameserver 8.8.8.8\nsearch home.example\noptions timeout:3 rotate\n"
-    )
-
-
-def test_cluster_first_with_hostnetwork() -> None:
-    text = inside.resolv_conf(pod(dnsPolicy="ClusterFirstWithHostNet", hostNetwork=True), NODE)
-    assert text.startswith("nameserver 10.96.0.10\n")
-
-
-def test_none_has_only_what_dnsconfig_says() -> None:
-    config = {"nameservers": ["1.1.1.1"], "searches": ["x.example"], "options": [{"name": "edns0"}]}
-    text = inside.resolv_conf(pod(dnsPolicy="None", dnsConfig=config), NODE)
-    assert text == "nameserver 1.1.1.1\nsearch x.example\noptions edns0\n"
-
-
-def test_none_with_nothing_is_empty() -> None:
-    assert inside.resolv_conf(pod(dnsPolicy="None"), NODE) == ""
-
-
-def test_dnsconfig_is_merged_in() -> None:
-    config = {
-        "nameservers": ["1.1.1.1", "10.96.0.10"],
-        "searches": ["cluster.local", "x.example"],
-        "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}],
-    }
-    assert inside.resolv_conf(pod(dnsConfig=config), NODE).splitlines() == [
-        "nameserver 10.96.0.10",
-        "nameserver 1.1.1.1",
-        "search default.svc.cluster.local svc.cluster.local cluster.local x.example",
-        "options ndots:2 edns0",
-    ]
-
-
-def test_another_cluster_dns() -> None:
-    assert inside.resolv_conf(pod(), "", "10.0.0.53").startswith("nameserver 10.0.0.53\n")
-
-
-def test_an_empty_node_file_gives_an_empty_file() -> None:
-    assert inside.resolv_conf(pod(dnsPolicy="Default"), "") == ""
 
 
 # -- fields

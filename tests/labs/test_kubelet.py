@@ -114,7 +114,7 @@ class World:
         self.kubelet = Kubelet(self.node, SimpleNamespace(server="fake"))  # type: ignore[arg-type]
         self.services = FakeInformers()
         self.kubelet._pods = self.informers  # type: ignore[assignment]
-        self.kubelet._services = self.services  # type: ignore[assignment]
+        self.kubelet._cluster = self.services  # type: ignore[assignment]
         self.kubelet._registration = self.registration  # type: ignore[assignment]
         self.kubelet._cni = self.cni  # type: ignore[assignment]
 

@@ -21,12 +21,14 @@ from podnet.lab.libcni import TRY_AGAIN, PluginError
 from podnet.lab.pod import PodLife
 from podnet.lab.process import Command
 from podnet.lab.sandbox import Sandbox, read, save
+from podnet.network.dns.resolv_conf import ClusterDns
 from podnet.objects.core import Condition, Pod, PodStatus
+from podnet.objects.meta import Object
 from tests.labs.values import container, exists, pod, read_text, until
 
 pytestmark = pytest.mark.usefixtures("shim")
 
-HOST = Host("node1", ("192.168.77.11",), Backoff(base=0.05, cap=0.1))
+HOST = Host("node1", ("192.168.77.11",), Backoff(base=0.05, cap=0.1), dns=lambda: ClusterDns(("10.96.0.10",)))
 
 
 class PlainLife(ContainerLife):
@@ -43,11 +45,18 @@ class FakeApi:
         self.statuses: list[dict[str, Any]] = []
         self.uids: list[str] = []
         self.deleted: list[tuple[str, int | None]] = []
+        self.events: list[dict[str, Any]] = []
         self.fail: list[int] = []
 
     def _answer(self) -> None:
         if self.fail:
             raise ApiError(self.fail.pop(0), "Refused")
+
+    async def create(self, kind: object, document: dict[str, Any]) -> None:
+        self.events.append(document)
+
+    async def get(self, kind: object, name: str, namespace: str, *, into: type[Object]) -> Object:
+        return into()
 
     async def patch(self, kind: object, name: str, patch: dict[str, Any], namespace: str, **options: Any) -> None:
         self._answer()
@@ -248,6 +257,15 @@ async def test_files_are_there_before_the_containers(world: World) -> None:
         folder = world.sandboxes.folder(life.pod)
         assert "1.2.3.4\tdb" in read_text(folder, "hosts")
         assert "nameserver 10.96.0.10" in read_text(folder, "resolv.conf")
+
+
+async def test_what_a_resolver_can_not_take_is_told(world: World) -> None:
+    life = world.life(pod(dnsConfig={"nameservers": ["10.0.0.1", "10.0.0.2", "10.0.0.3"]}))
+    async with world.living(life):
+        await until(is_ready(world))
+    (event,) = world.api.events
+    assert (event["reason"], event["involvedObject"]["kind"]) == ("DNSConfigForming", "Pod")
+    assert event["message"].endswith("nameserver line is: 10.96.0.10 10.0.0.1 10.0.0.2")
 
 
 # -- trouble with the network
