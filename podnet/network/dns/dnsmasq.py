@@ -1,9 +1,10 @@
 """What dnsmasq is started with, what it reads while it runs, and what its log means.
 
 Its own servers stand on its command line, as upstream's manifests write them. Servers that may change, those of stub
-domains and for everything else, stand in a file that it reads again on SIGHUP: a change costs a cleared cache, and no
-question is lost to a restart. It never reads resolv.conf itself, since a file can't make it stop; when nobody names
-other servers, those of resolv.conf are written into the same file.
+domains and for everything else, stand in a file that it reads again on SIGHUP: a change costs a cleared cache and no
+restart. Only a question that a server has at that moment, which is then listed no more for its domain, must be asked
+again: dnsmasq drops what such a server says. It never reads resolv.conf itself, since a file can't make it stop; when
+nobody names other servers, those of resolv.conf are written into the same file.
 Source: dnsmasq(8); the defaults are those of kubernetes/dns' last manifest, but for --no-negcache: here a negative
 answer is purged when the name comes to be (daemons/purging.py).
 """
