@@ -33,6 +33,7 @@ from podnet.dns.skydns_answering import REGISTRY, Reading, SkyAnswers
 from podnet.errors import UserError
 from podnet.network.dns import settings
 from podnet.network.dns.skydns_answers import Options
+from podnet.network.dns.skydns_config import Settings
 from podnet.network.dns.skydns_records import PREFIX
 from podnet.wire import dns
 
@@ -119,12 +120,12 @@ async def run(flags: Flags) -> None:
     machines = [*filter(None, flags.machines.split(","))]
     etcd = connect(flags.etcd_api, machines, 10.0, ca=flags.ca_cert, certificate=flags.tls_pem, key=flags.tls_key)
     where, options = _address(flags.addr), _options(flags)
-    others = tuple(each for each in _others(flags) if not _same(each, where))
+    given = Settings(options, tuple(each for each in _others(flags) if not _same(each, where)))
     ending = Ending(flags.lameduck)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(etcd)
         answers = SkyAnswers(
-            options, DnsClient(flags.rtimeout), others, rotate=flags.ns_rotate, prefix=flags.path_prefix,
+            given, DnsClient(flags.rtimeout), rotate=flags.ns_rotate, prefix=flags.path_prefix,
             reading=_reading(etcd) if etcd.hides else None,
         )  # fmt: skip
         server = DnsServer(answers)
@@ -170,10 +171,10 @@ def _address(text: str) -> Server:
     return address, int(port)
 
 
-def _same(server: Server, where: Server) -> bool:
+def _same(server: settings.Server, where: Server) -> bool:
     """Whether a server is this one, as far as addresses tell: asking it would lead in a circle."""
-    here, there = ip_address(where[0]), ip_address(server[0])
-    return server[1] == where[1] and (here == there or (here.is_unspecified and there.is_loopback))
+    here, there = ip_address(where[0]), ip_address(server.address)
+    return server.port == where[1] and (here == there or (here.is_unspecified and there.is_loopback))
 
 
 def _options(flags: Flags) -> Options:
@@ -189,20 +190,18 @@ def _options(flags: Flags) -> Options:
     )  # fmt: skip
 
 
-def _others(flags: Flags) -> tuple[Server, ...]:
+def _others(flags: Flags) -> tuple[settings.Server, ...]:
     """Who is asked for names outside."""
-    found: tuple[settings.Server, ...] = ()
     if flags.no_rec:
         return ()
     if flags.nameservers:
         try:
-            found = tuple(map(settings.server, filter(None, flags.nameservers.split(","))))
+            return tuple(map(settings.server, filter(None, flags.nameservers.split(","))))
         except ValueError as error:
             raise UserError(f"--nameservers: {error}") from None
-    else:
-        with suppress(OSError), open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
-            found = settings.resolvers(file.read())
-    return tuple((each.address, each.port) for each in found)
+    with suppress(OSError), open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
+        return settings.resolvers(file.read())
+    return ()
 
 
 async def _serve_http(flags: Flags, answers: SkyAnswers, ending: Ending, stack: AsyncExitStack) -> None:

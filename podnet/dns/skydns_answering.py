@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from podnet.client.etcd import Change, EtcdError
 from podnet.daemons.dns_client import DnsClient, NoAnswer, Server
-from podnet.network.dns.skydns_answers import Forward, Options, Said, Wanted, answer, message
+from podnet.network.dns.skydns_answers import Forward, Said, Wanted, answer, message
+from podnet.network.dns.skydns_config import Settings, configured
 from podnet.network.dns.skydns_names import WILD, Names
-from podnet.network.dns.skydns_records import hidden, path
+from podnet.network.dns.skydns_records import PREFIX, hidden, path
 from podnet.wire import dns
 from podnet.wire.dns import Malformed, Query
 
@@ -60,24 +61,24 @@ class SkyAnswers:
     """Answers for a DnsServer (daemons/dns_server.py).
 
     names    what is answered from; None: etcd was not read yet
-    servers  who is asked for other names; () nobody
+    given    what the command line says; `now` is that with what stands in etcd
+    rotate   whether each question begins with another server
     reading  where the watch does not tell all: how to read what it does not tell
     """
 
     def __init__(
         self,
-        options: Options,
+        given: Settings,
         client: DnsClient,
-        servers: Sequence[Server] = (),
         *,
         rotate: bool = False,
-        prefix: str = "skydns",
+        prefix: str = PREFIX,
         reading: Reading | None = None,
     ) -> None:
         self.names: Names | None = None
-        self.options = options
-        self.servers = tuple(servers)
-        self._client, self._rotate, self._prefix, self._reading = client, rotate, prefix, reading
+        self.now = given
+        self._given, self._client, self._rotate, self._prefix, self._reading = given, client, rotate, prefix, reading
+        self._config = ""
         self._turn = 0
 
     def told(self, values: dict[str, str], changes: tuple[Change, ...] | None) -> None:
@@ -94,6 +95,16 @@ class SkyAnswers:
         new = [(key, why) for key, why in self.names.problems.items() if key not in known and key.count("/") > 2]
         for key, why in new[:TOLD]:
             log.warning("%s is no record: %s", key, why)
+        self._configure(values.get(f"/{self._prefix}/config", ""))
+
+    def _configure(self, text: str) -> None:
+        if text == self._config:
+            return
+        self._config = text
+        try:
+            self.now = configured(self._given, text or "{}")
+        except ValueError as error:
+            log.warning("/%s/config can't be used: %s", self._prefix, error)
 
     # -- what a server asks of it
 
@@ -145,7 +156,7 @@ class SkyAnswers:
     ) -> Said | Forward | Wanted:
         assert self.names is not None
         hour = int(time.time()) // 3600 * 3600
-        return answer(self.names, self.options, query, outside=outside, serial=hour, turn=self._turn)
+        return answer(self.names, self.now.options, query, outside=outside, serial=hour, turn=self._turn)
 
     async def _read(self, query: Query, asked: bytes, size: int | None, start: float) -> bytes:
         """An answer from what etcd 2 tells only to who asks; the last known when it tells nothing."""
@@ -172,7 +183,7 @@ class SkyAnswers:
     async def _forward(self, query: Query, asked: bytes, found: Forward, size: int | None, start: float) -> bytes:
         """Pass a question on."""
         servers = self._asked_servers()
-        if not servers or sum(1 for _ in dns.labels(query.name)) < self.options.ndots:
+        if not servers or sum(1 for _ in dns.labels(query.name)) < self.now.options.ndots:
             return _counted(found.system, _failure(query), start)
         try:
             said = await self._client.ask(asked, servers, whole=size == 0)
@@ -200,8 +211,9 @@ class SkyAnswers:
         return said.answers if said.rcode == dns.NOERROR else None
 
     def _asked_servers(self) -> Sequence[Server]:
-        at = self._turn % len(self.servers) if self._rotate and self.servers else 0
-        return self.servers[at:] + self.servers[:at]
+        servers = [(each.address, each.port) for each in self.now.servers]
+        at = self._turn % len(servers) if self._rotate and servers else 0
+        return servers[at:] + servers[:at]
 
 
 def _query(asked: bytes) -> Query | bytes | None:

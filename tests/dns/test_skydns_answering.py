@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from podnet.client.etcd import Change
 from podnet.daemons.dns_client import DnsClient, NoAnswer, Server
 from podnet.dns.skydns_answering import REGISTRY, SkyAnswers
+from podnet.network.dns.settings import server
 from podnet.network.dns.skydns_answers import Options
+from podnet.network.dns.skydns_config import Settings
 from podnet.wire import dns
 
-OPTIONS = Options(dns.name("skydns.local"), dns.name("hostmaster.skydns.local"))
+GIVEN = Settings(Options(dns.name("skydns.local"), dns.name("hostmaster.skydns.local")))
+SERVERS = tuple(map(server, ("192.0.2.53", "192.0.2.54")))
 VALUES = {
     "/skydns/local/skydns/a": '{"host":"10.0.0.1"}',
     "/skydns/local/skydns/out": '{"host":"www.example.com"}',
@@ -40,7 +43,7 @@ class Others(DnsClient):
 
 
 def made(values: dict[str, str] | None = None) -> SkyAnswers:
-    answers = SkyAnswers(OPTIONS, Others(), [("192.0.2.53", 53), ("192.0.2.54", 53)], rotate=True)
+    answers = SkyAnswers(Settings(GIVEN.options, SERVERS), Others(), rotate=True)
     answers.told(VALUES if values is None else values, None)
     return answers
 
@@ -61,7 +64,7 @@ def shown(message: dns.Message) -> list[str]:
 
 
 async def test_nothing_is_known_before_etcd_was_read() -> None:
-    answers = SkyAnswers(OPTIONS, Others())
+    answers = SkyAnswers(GIVEN, Others())
     assert (await ask(answers, "a.skydns.local")).rcode == dns.SERVFAIL
     answers.told({}, None)
     assert (await ask(answers, "a.skydns.local")).rcode == dns.NXDOMAIN
@@ -84,6 +87,25 @@ async def test_records_that_are_none_are_told_once(caplog: pytest.LogCaptureFixt
     assert [each.getMessage().split()[0] for each in caplog.records] == ["/skydns/local/skydns/bad"]
 
 
+async def test_settings_in_etcd_count_before_those_given(caplog: pytest.LogCaptureFixture) -> None:
+    answers = made()
+    said = '{"ttl":7,"hostmaster":"me@here.org","round_robin":false,"nameservers":["192.0.2.9:53"],"ndot":1}'
+    answers.told({**VALUES, "/skydns/config": said}, (Change("/skydns/config", said),))
+    assert [each.ttl for each in (await ask(answers, "a.skydns.local")).answers] == [7]
+    assert dns.name("me.here.org") in (await ask(answers, "skydns.local", dns.SOA)).answers[0].data
+    await ask(answers, "com")
+    assert isinstance(answers._client, Others)
+    assert answers._client.asked == [("com", [("192.0.2.9", 53)])]
+    for bad in ("{", '{"ttl":-1}', '{"nameservers":["ns.example.com"]}', '{"hostmaster":"a..b"}'):
+        answers.told({"/skydns/config": bad}, ())
+        assert "can't be used" in caplog.messages[-1]
+        assert answers.now.options.ttl == 7
+    answers.told({"/skydns/config": '{"no_rec":true}'}, ())
+    assert (answers.now.options.ttl, answers.now.servers) == (3600, ())
+    answers.told({}, ())
+    assert answers.now == answers._given
+
+
 async def test_others_are_asked_in_turn_and_only_for_what_they_know() -> None:
     answers = made()
     assert shown(await ask(answers, "out.skydns.local")) == ["www.example.com", "192.0.2.1"]
@@ -104,7 +126,7 @@ async def test_what_etcd_hides_is_read_when_it_is_named() -> None:
         read.append(key)
         return hidden
 
-    answers = SkyAnswers(OPTIONS, Others(), reading=reading)
+    answers = SkyAnswers(GIVEN, Others(), reading=reading)
     answers.told(dict(VALUES), None)
     assert shown(await ask(answers, "_http._tcp.web.skydns.local", dns.SRV)) == ["10 100 80 a.skydns.local"]
     assert shown(await ask(answers, "a.skydns.local")) == ["10.0.0.1"]
