@@ -13,7 +13,7 @@ from podnet.wire.dns import AAAA, NONE, RD, SOA, SRV, TXT, A, Malformed, Record
 
 NAME = dns.name("Web.demo.svc.cluster.local")
 LABEL = st.text(
-    st.characters(codec="ascii", exclude_characters=".", exclude_categories=("Cc",)), min_size=1, max_size=20
+    st.characters(codec="ascii", exclude_characters=".", min_codepoint=33), min_size=1, max_size=20
 )
 
 
