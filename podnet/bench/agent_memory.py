@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 from podnet.bench import pods
 from podnet.bench.cluster import Cluster
 from podnet.bench.figures import say
+from podnet.bench.programs import resident
 from podnet.bench.synthetic import node
 
 SETTLE = 5.0
@@ -23,12 +23,9 @@ def at(size: int) -> list[float]:
     for number in range(10):
         chain.add(pods.make(f"memory{number}"))
     time.sleep(SETTLE)
-    return [_resident(cluster.agents[me.name].pid) for _ in range(SAMPLES)]
+    return [_sample(cluster.agents[me.name].pid) for _ in range(SAMPLES)]
 
 
-def _resident(pid: int) -> float:
+def _sample(pid: int) -> float:
     time.sleep(1)
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        found = re.search(r"^VmRSS:\s+(\d+) kB$", file.read(), re.MULTILINE)
-    assert found, "a live process has a VmRSS"
-    return int(found[1]) * 1024 / 1e6
+    return resident(pid)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
 from podnet.bench.chain import Chain
+from podnet.bench.programs import BIN, Programs
 from podnet.bench.synthetic import POD_CIDR
 from podnet.client.api import Api
 from podnet.client.config import load
@@ -26,13 +25,6 @@ from podnet.objects.core import Node, NodeAddress, NodeSpec, NodeStatus
 from podnet.objects.kinds import NETWORKCONFIGS, NODES
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import NETWORK_NAME, NetworkConfig, NetworkSpec, ProxySpec
-
-BIN = os.path.dirname(sys.executable)
-PATIENCE = 20.0
-
-
-class NotReady(Exception):
-    """Something did not come up in time; the text has the last lines of its log."""
 
 
 class Cluster:
@@ -45,6 +37,7 @@ class Cluster:
         folder = registry.folder(name)
         made = tuple(registry.make_node(folder, number, dual_stack=False) for number in range(1, nodes + 1))
         self.lab = Lab(name=name, folder=folder, port=0, nodes=made)
+        self._programs = Programs(folder)
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         os.makedirs(os.path.dirname(self.lab.fabric_netns))
         fabric.make_fabric(self.lab)
@@ -58,7 +51,7 @@ class Cluster:
         for node in made:
             self._agent(node)
         for node in made:
-            self._await(lambda node=node: os.listdir(node.conf_dir), f"agent-{node.name}")  # type: ignore[misc]
+            self._programs.until(lambda node=node: os.listdir(node.conf_dir), f"agent-{node.name}")  # type: ignore[misc]
 
     def chain(self, node: LabNode) -> Chain:
         """What attaches pods to a node."""
@@ -70,31 +63,16 @@ class Cluster:
         data = f"{self.lab.folder}/api"
         listen = self.lab.fabric_url.removeprefix("https://")
         words = ["apiserver", "--data-dir", data, "--listen", listen, "--pod-cidr", POD_CIDR]
-        self._start("api", self.lab.fabric_netns, words)
+        self._programs.start("api", [f"{BIN}/podnet", *words], self.lab.fabric_netns)
         self.kubeconfig = f"{data}/admin.kubeconfig"
-        self._await(lambda: b"is ready" in _tail(self._log("api")), "api")
+        self._programs.until(lambda: b"is ready" in self._programs.said("api"), "api")
 
     def _agent(self, node: LabNode) -> None:
         words = ["agent", "--node", node.name, "--kubeconfig", self.kubeconfig, "--state-dir", node.state_dir]
         words += ["--run-dir", node.run_dir, "--conf-dir", node.conf_dir]
         fabric.make_node(self.lab, node)
         os.makedirs(node.conf_dir)
-        self.agents[node.name] = self._start(f"agent-{node.name}", node.netns, words)
-
-    def _start(self, program: str, place: str, words: list[str]) -> subprocess.Popen[bytes]:
-        with open(self._log(program), "wb") as log:
-            command = ["nsenter", f"--net={place}", f"{BIN}/podnet", *words]
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def _log(self, program: str) -> str:
-        return f"{self.lab.folder}/{program}.log"
-
-    def _await(self, ready: Callable[[], object], program: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while not ready():
-            if time.monotonic() > end:
-                raise NotReady(f"{program} did not come up:\n{_tail(self._log(program)).decode(errors='replace')}")
-            time.sleep(0.02)
+        self.agents[node.name] = self._programs.start(f"agent-{node.name}", [f"{BIN}/podnet", *words], node.netns)
 
     async def _describe(self, network: NetworkConfig, nodes: Iterable[Node]) -> None:
         async with Api(load(self.kubeconfig)) as api:
@@ -111,8 +89,3 @@ def _object(node: LabNode) -> Node:
         spec=NodeSpec(pod_cidr=cidr, pod_cidrs=(cidr,)),
         status=NodeStatus(addresses=tuple(NodeAddress("InternalIP", address) for address in node.addresses)),
     )
-
-
-def _tail(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return b"".join(file.readlines()[-15:])

@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator, Mapping
 
 from podnet.bench import by_hand, pods
-from podnet.bench.cluster import Cluster, NotReady
+from podnet.bench.cluster import Cluster
 from podnet.bench.figures import Figure, Goal, at_least, figure, ratios, until_sure
+from podnet.bench.programs import NotReady
 from podnet.bench.stream import Stream
 from podnet.network.backends import BACKENDS
 from podnet.network.view import base_address

@@ -11,22 +11,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 
-import msgspec
-
 from podnet.bench.cluster import Cluster
 from podnet.bench.figures import Figure, at_most, figure, say
+from podnet.bench.programs import cpu_seconds
 from podnet.bench.service_node import Node
 from podnet.bench.service_objects import NAMESPACE, changed, cluster, endpoint_slice, pods, service
+from podnet.bench.writing import body, create
 from podnet.client.api import Api
 from podnet.client.config import load
 from podnet.kernel import netns
 from podnet.kernel.netlink import NETFILTER, listen
 from podnet.objects.kinds import ENDPOINTSLICES, SERVICES, Kind
+from podnet.objects.meta import Object
 from podnet.state.difference import replaced
 
 SIZES = (250, 12_500)
@@ -36,7 +36,6 @@ EACH = 4
 TURNS, CHANGES = 3, 100
 PACE = 0.05
 IDLE = 2.0
-AT_ONCE = 64
 PATIENCE = 30.0
 _NFTABLES = 7
 _READ = 1 << 16
@@ -137,7 +136,7 @@ class _World:
         results, there = [], 0
         async with Api(load(self.cluster.kubeconfig)) as api:
             for services in SIZES:
-                await _fill(api, range(there, services))
+                await create(api, _objects(range(there, services)), "objects")
                 there = services
                 await self._change(api, services)
                 await self._rest()
@@ -153,11 +152,11 @@ class _World:
 
     async def _turn(self, api: Api, services: int, idle: float) -> tuple[list[float], float]:
         """The seconds of each change, and the agent's seconds of CPU for one."""
-        began, before, taken = time.monotonic(), self._cpu(), []
+        began, before, taken = time.monotonic(), cpu_seconds(self._pid), []
         for _ in range(CHANGES):
             taken.append(await self._change(api, services))
             await asyncio.sleep(PACE)
-        spent = self._cpu() - before - idle * (time.monotonic() - began)
+        spent = cpu_seconds(self._pid) - before - idle * (time.monotonic() - began)
         return taken, spent / CHANGES
 
     async def _change(self, api: Api, services: int) -> float:
@@ -166,10 +165,10 @@ class _World:
         new = changed(self._number * 37 % services, EACH, self._number)
         address = socket.inet_aton(new.endpoints[0].addresses[0])
         path = ENDPOINTSLICES.path(NAMESPACE, new.metadata.name)
-        body = _body(ENDPOINTSLICES, new)
+        document = body(ENDPOINTSLICES, new)
         self._drain()
         start = time.perf_counter()
-        write = asyncio.create_task(api.request("PUT", path, body=body))
+        write = asyncio.create_task(api.request("PUT", path, body=document))
         try:
             async with asyncio.timeout(PATIENCE):
                 heard = await self._heard(address)
@@ -195,51 +194,23 @@ class _World:
 
     async def _rest(self) -> None:
         """Until the agent has nothing more to do than always."""
-        used = self._cpu()
+        used = cpu_seconds(self._pid)
         while True:
             await asyncio.sleep(1)
-            now = self._cpu()
+            now = cpu_seconds(self._pid)
             if now - used < 0.1:
                 return
             used = now
 
     async def _idle(self) -> float:
         """CPU seconds of the agent in each second in which nothing changes."""
-        before = self._cpu()
+        before = cpu_seconds(self._pid)
         await asyncio.sleep(IDLE)
-        return (self._cpu() - before) / IDLE
-
-    def _cpu(self) -> float:
-        """CPU seconds of all threads of the agent that live, from the scheduler, to the nanosecond."""
-        tasks = f"/proc/{self._pid}/task"
-        return sum(_nanoseconds(f"{tasks}/{task}/schedstat") for task in os.listdir(tasks)) / 1e9
+        return (cpu_seconds(self._pid) - before) / IDLE
 
 
-def _nanoseconds(path: str) -> int:
-    with open(path, encoding="ascii") as file:
-        return int(file.read().split()[0])
-
-
-async def _fill(api: Api, numbers: range) -> None:
-    """Create the Services of these numbers, with their slices."""
-    left = iter(numbers)
-
-    async def create() -> None:
-        for number in left:
-            if number % 500 == 0:
-                say(f"{number:,} Services made", again=True)
-            for kind, made in (
-                (SERVICES, service(number)),
-                (ENDPOINTSLICES, endpoint_slice(number, pods(number, EACH))),
-            ):
-                await api.request("POST", kind.path(NAMESPACE), body=_body(kind, made))
-
-    start = time.monotonic()
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(AT_ONCE):
-            tasks.create_task(create())
-    say(f"{len(numbers):,} Services made in {time.monotonic() - start:.0f} s")
-
-
-def _body(kind: Kind, made: msgspec.Struct) -> bytes:
-    return msgspec.json.encode({"apiVersion": kind.api_version, "kind": kind.kind, **msgspec.to_builtins(made)})
+def _objects(numbers: range) -> Iterator[tuple[Kind, Object]]:
+    """The Services of these numbers, with their slices."""
+    for number in numbers:
+        yield SERVICES, service(number)
+        yield ENDPOINTSLICES, endpoint_slice(number, pods(number, EACH))

@@ -22,8 +22,8 @@ from statistics import median
 from typing import Self
 
 from podnet.bench import arena
-from podnet.bench.cluster import BIN, PATIENCE, NotReady
 from podnet.bench.figures import Figure, at_least, at_most, figure, in_turns, ratios, until_sure
+from podnet.bench.programs import BIN, PATIENCE, NotReady
 from podnet.bench.service_node import Node
 from podnet.bench.service_objects import PORT, TARGET, cluster, cluster_ip, endpoint_slice
 from podnet.bench.stream import Stream, stay_on

@@ -7,9 +7,11 @@ import time
 
 import pytest
 
-from podnet.bench.service_change import _body, _nanoseconds, worst
+from podnet.bench.programs import cpu_seconds, resident
+from podnet.bench.service_change import worst
 from podnet.bench.service_load import size
 from podnet.bench.service_objects import endpoint_slice, service
+from podnet.bench.writing import body
 from podnet.objects.codec import decode
 from podnet.objects.kinds import ENDPOINTSLICES, SERVICES, Kind
 from podnet.objects.meta import Object
@@ -29,15 +31,21 @@ def test_worst_of_nothing_is_a_mistake() -> None:
     ("kind", "made"), [(SERVICES, service(5)), (ENDPOINTSLICES, endpoint_slice(5, ("10.0.0.1",)))], ids=str
 )
 def test_what_is_written_is_read_again(kind: Kind, made: Object) -> None:
-    assert decode(_body(kind, made), kind.type) == made
+    assert decode(body(kind, made), kind.type) == made
 
 
-def test_cpu_of_a_thread_grows_by_what_it_works() -> None:
-    path = f"/proc/self/task/{os.getpid()}/schedstat"
-    before, start = _nanoseconds(path), time.process_time()
+def test_cpu_of_a_process_grows_by_what_it_works() -> None:
+    before, start = cpu_seconds(os.getpid()), time.process_time()
     while time.process_time() < start + 0.05:
         pass
-    assert 0.04 < (_nanoseconds(path) - before) / 1e9 < 0.5
+    assert 0.04 < cpu_seconds(os.getpid()) - before < 0.5
+
+
+def test_memory_of_a_process() -> None:
+    before = resident(os.getpid())
+    held = b"x" * 50_000_000
+    assert 49 < resident(os.getpid()) - before < 60
+    del held
 
 
 def test_names_of_sizes() -> None:
