@@ -35,6 +35,11 @@ class Source(Value, frozen=True):
     folder: str = ""
     period: float = 10.0
 
+    @property
+    def about(self) -> str:
+        """The ConfigMap, as Events name it."""
+        return f"ConfigMap/{self.namespace}/{self.config_map}"
+
 
 async def settings(source: Source, api: Api | None, domain: str, who: str) -> AsyncIterator[Settings]:
     """What is in force, now and after each change. `who`: who says that there are faults; `domain`: the cluster's."""
@@ -89,13 +94,17 @@ def files(folder: str) -> dict[str, str]:
 
 
 async def _tell(api: Api, source: Source, faults: tuple[Fault, ...], who: str) -> None:
-    about = f"ConfigMap/{source.namespace}/{source.config_map}"
     for fault in faults:
-        problem = Problem(about, "InvalidDNSConfig", f"{fault.key} {fault.message}", f"data.{fault.key}")
-        while True:
-            try:
-                await events.write(api, problem, who)
-                break
-            except ApiError as error:
-                log.warning("an Event about %s: %s", about, error)
-                await asyncio.sleep(RETRY_SECONDS)
+        problem = Problem(source.about, "InvalidDNSConfig", f"{fault.key} {fault.message}", f"data.{fault.key}")
+        await tell(api, problem, who)
+
+
+async def tell(api: Api, problem: Problem, who: str) -> None:
+    """Write an Event, and try again until the API takes it."""
+    while True:
+        try:
+            await events.write(api, problem, who)
+            break
+        except ApiError as error:
+            log.warning("an Event about %s: %s", problem.object, error)
+            await asyncio.sleep(RETRY_SECONDS)
