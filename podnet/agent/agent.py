@@ -36,7 +36,7 @@ from podnet.state.plan import ORDER, Plan
 from podnet.state.text import describe
 
 log = logging.getLogger(__name__)
-SPARED = ("pod", "service", "services", "together", "announce")
+SPARED = ("pod", "service", "services", "together", "announce", "dns-cache")
 """Units without which another pod can be attached."""
 
 T = TypeVar("T")
@@ -68,6 +68,10 @@ async def _nothing(_: NodeView) -> None:
     pass
 
 
+async def _no(_: NodeView) -> bool:
+    return False
+
+
 class Agent:
     """Implements what the CNI server asks for (agent/cni_server.py) on top of one reconciler.
 
@@ -75,7 +79,7 @@ class Agent:
     own facts, or says in a sentence why they can't be had; `applied(view, reason)` is told of every pass, with a view
     when it was clean, and `looking()` before it; `said()` gives the newest words that were published (see
     network/migration.py), `unusable()` the documents that could not be decoded; `prepare(view)` is awaited before the
-    kernel is led there.
+    kernel is led there; `cached(view)` tells whether the node's DNS cache answers.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Agent:
         said: Callable[[], tuple[Words, Words] | None] = lambda: None,
         unusable: Callable[[], tuple[Problem, ...]] = lambda: (),
         prepare: Callable[[NodeView], Awaitable[None]] = _nothing,
+        cached: Callable[[NodeView], Awaitable[bool]] = _no,
     ) -> None:
         self.node = node
         self.reconciler = reconciler
@@ -110,6 +115,7 @@ class Agent:
         self._said = said
         self._unusable = unusable
         self._prepare = prepare
+        self._cached = cached
         self._loads: Loads = {}
         self._facts = LocalFacts(node)
         self._facts_known = False
@@ -289,7 +295,8 @@ class Agent:
             if isinstance(facts, str):
                 return facts
             self._facts, self._facts_known = facts if facts != self._facts else self._facts, True
-        self.view = view(cluster, self._facts, memo=self._memo, said=self._said(), loads=self._loads)
+        cached = await self._cached(seen)
+        self.view = view(cluster, self._facts, memo=self._memo, said=self._said(), loads=self._loads, cached=cached)
         return None
 
     async def _reconcile(self, seen: NodeView, events: list[Event]) -> Pass:

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
-from podnet.kernel.monitor import Event, Monitor
+from podnet.kernel.monitor import Event
 
 PAUSE = 0.1
 """Seconds between two readings; the sockets hold what comes in many of these."""
 
 
+class Source(Protocol):
+    """What the kernel says something through."""
+
+    @property
+    def filenos(self) -> tuple[int, ...]:
+        """What to wait on until it is readable."""
+
+    def read(self) -> list[Event]:
+        """What has happened since the last call."""
+
+
 class Ear:
     """Tells what `monitor` read, from now on. Needs a running loop."""
 
-    def __init__(self, monitor: Monitor, tell: Callable[[list[Event]], None]) -> None:
+    def __init__(self, monitor: Source, tell: Callable[[list[Event]], None]) -> None:
         self._monitor = monitor
         self._tell = tell
         self._loop = asyncio.get_running_loop()

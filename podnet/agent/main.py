@@ -10,8 +10,10 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
@@ -25,6 +27,8 @@ from podnet.agent.attachments_file import boot_id
 from podnet.agent.cni_server import CniServer
 from podnet.agent.conditions import Conditions
 from podnet.agent.conflist import Conflist
+from podnet.agent.dns_cache import DnsCache
+from podnet.agent.dns_limits import DnsLimits
 from podnet.agent.ear import Ear
 from podnet.agent.ejections import Ejections
 from podnet.agent.forgetting import CountingDataplane
@@ -42,6 +46,7 @@ from podnet.kernel.facts import missing, uplink
 from podnet.kernel.monitor import Monitor
 from podnet.kernel.reconciler import Reconciler
 from podnet.network.view import LocalFacts, NodeView, Problem
+from podnet.objects.cluster import Cluster
 from podnet.objects.kinds import DEBUGPORTS, ENDPOINTSLICES, NETWORKCONFIGS, NODES, PODS, SERVICEROUTES, SERVICES
 
 log = logging.getLogger(__name__)
@@ -99,6 +104,7 @@ async def _main(
         publisher = Publisher(api, node)
         conflist = Conflist(conf_dir, f"{run_dir}/cni.sock")
         serving = Serving(node, run_dir, lambda: informers.cluster if informers.synced else None)
+        dns_cache = DnsCache(node, publisher.tell)
         agent = Agent(
             node,
             Reconciler(dataplane),
@@ -111,13 +117,20 @@ async def _main(
             said=lambda: publisher.tried,
             unusable=lambda: (*_unusable(informers), *serving.problems),
             prepare=serving.prepare,
+            cached=dns_cache.answers,
         )
+        dns_cache.agent = agent
         count_without_local(agent)
         count_rules(agent)
         Ear(Monitor(own=dataplane.own), agent.kernel_events)
+        Ear(dataplane.daemons.deaths, agent.kernel_events)
         server = CniServer(f"{run_dir}/cni.sock", store, agent, _observe)
-        ejections = Ejections(agent, publisher.tell)
-        runners = await serve(agent, __version__, run_dir, listen, lambda: ejections.now)
+        ejections, dns_limits = Ejections(agent, publisher.tell), DnsLimits(agent, publisher.tell)
+
+        def dns_shown() -> dict[str, object]:
+            return {"dnsCache": dns_cache.state and dns_cache.state.answers, "dnsLimited": sorted(dns_limits.now)}
+
+        runners = await serve(agent, __version__, run_dir, listen, lambda: ejections.now, dns_shown)
         runners += await _kube_proxy_ports(serving)
         await server.start()
         click.echo(f"podnet agent {__version__} of {node} runs", err=True)
@@ -125,7 +138,9 @@ async def _main(
             conditions = Conditions(
                 api, node, lambda: agent.cluster, lambda: _unusable(informers), lambda: serving.problems
             )
-            await _until_signal(agent, serving, informers, publisher, ejections, conditions)
+            heard = (serving.queued, dns_cache.follow, lambda _: agent.wake(), lambda _: conditions.wake())
+            runs = (informers, agent, publisher, serving, ejections, conditions, dns_cache, dns_limits)
+            await _until_signal(agent, informers, heard, [each.run for each in runs])
         finally:
             conflist.withdraw()
             await server.close()
@@ -145,24 +160,22 @@ async def _kube_proxy_ports(serving: Serving) -> list[web.AppRunner]:
 
 async def _until_signal(
     agent: Agent,
-    serving: Serving,
     informers: Informers,
-    publisher: Publisher,
-    ejections: Ejections,
-    conditions: Conditions,
+    heard: Iterable[Callable[[Cluster], None]],
+    runs: Iterable[Callable[[], Coroutine[Any, Any, None]]],
 ) -> None:
+    """`heard` are told of each new snapshot."""
+
     async def follow() -> None:
         agent.wake()  # to say what it waits for, and to take back what a killed one has promised
         seen = await informers.until_synced()
         while True:
-            serving.queued(seen)
-            agent.wake()
-            conditions.wake()
+            for tell in heard:
+                tell(seen)
             seen = await informers.changed(seen)
 
     async with asyncio.TaskGroup() as tasks:
-        runs = (informers, agent, publisher, serving, ejections, conditions)
-        work = [tasks.create_task(job) for job in (follow(), *(each.run() for each in runs))]
+        work = [tasks.create_task(job()) for job in (follow, *runs)]
 
         def stop() -> None:
             for task in work:

@@ -32,6 +32,17 @@ EJECTIONS = Counter(
     "podnet_service_ejections", "Endpoints that began to be passed over.", ["service"], registry=REGISTRY
 )
 EJECTED = Gauge("podnet_service_ejected", "Endpoints that are passed over now.", ["service"], registry=REGISTRY)
+DNS_CACHE = Gauge("podnet_dns_cache_up", "1 while queries are led to the node's DNS cache.", registry=REGISTRY)
+DNS_CACHE_FALLS = Counter("podnet_dns_cache_falls", "Times the node's DNS cache stopped answering.", registry=REGISTRY)
+DNS_CACHE_CLEARED = Counter(
+    "podnet_dns_cache_cleared", "Times it was cleared because of a name that came to be.", registry=REGISTRY
+)
+DNS_CACHE_COUNTERS = {
+    "hits": Gauge("podnet_dns_cache_hits", "Queries that it answered by itself since its start.", registry=REGISTRY),
+    "misses": Gauge("podnet_dns_cache_misses", "Queries that it forwarded since its start.", registry=REGISTRY),
+    "evictions": Gauge("podnet_dns_cache_evictions", "Answers it gave up before their time.", registry=REGISTRY),
+}
+DNS_LIMITED = Gauge("podnet_dns_limited_pods", "Pods of which queries were dropped lately.", registry=REGISTRY)
 CNI = Histogram(
     "podnet_cni_duration_seconds",
     "Time of one CNI call in the agent, by command and CNI error code (0 is success).",

@@ -6,7 +6,7 @@ The unix socket also answers what only root on the node may ask: the desired sta
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -26,12 +26,14 @@ from podnet.network.proxy.live import Ejected
 from podnet.state.text import describe, difference, listing
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+More = Callable[[], Mapping[str, object]]
 
 
 def routes(
-    agent: Agent, version: str, private: bool, ejected: Callable[[], Ejected], proxy: str = ""
+    agent: Agent, version: str, private: bool, ejected: Callable[[], Ejected], proxy: str = "", more: More = dict
 ) -> web.Application:
-    """The application; `private` adds what is served on the unix socket only; `proxy` is the userspace proxy's."""
+    """The application; `private` adds what is served on the unix socket only; `proxy` is the userspace proxy's; `more`
+    shows in the status."""
     app = web.Application()
 
     async def healthz(_: web.Request) -> web.Response:
@@ -46,13 +48,13 @@ def routes(
 
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     if private:
-        app.add_routes(_private(agent, version, ejected, proxy))
+        app.add_routes(_private(agent, version, ejected, proxy, more))
     return app
 
 
-def _private(agent: Agent, version: str, ejected: Callable[[], Ejected], proxy: str) -> list[web.RouteDef]:
+def _private(agent: Agent, version: str, ejected: Callable[[], Ejected], proxy: str, more: More) -> list[web.RouteDef]:
     async def show_status(_: web.Request) -> web.Response:
-        body = status(agent, version) | {"ejected": by_service(ejected())}
+        body = status(agent, version) | {"ejected": by_service(ejected()), **more()}
         if agent.view is not None:
             body["accepts"], body["sends"] = published(agent.view)
             body["mtu"] = next((r.mtu for r in agent.units.get(("pods",), ()) if hasattr(r, "mtu")), 0)
@@ -89,12 +91,18 @@ def _json(body: object) -> web.Response:
 
 
 async def serve(
-    agent: Agent, version: str, run_dir: str, listen: tuple[str, int] | None, ejected: Callable[[], Ejected] = frozenset
+    agent: Agent,
+    version: str,
+    run_dir: str,
+    listen: tuple[str, int] | None,
+    ejected: Callable[[], Ejected] = frozenset,
+    more: More = dict,
 ) -> list[web.AppRunner]:
-    """Start both servers; `ejected()` are the endpoints passed over now. Raises OSError when the port is taken."""
+    """Start both servers; `ejected()` are the endpoints passed over now, `more()` shows in the status too. Raises
+    OSError when the port is taken."""
     runners = []
     for private in (True, False) if listen else (True,):
-        app = routes(agent, version, private, ejected, f"{run_dir}/{USERSPACE_SOCKET}")
+        app = routes(agent, version, private, ejected, f"{run_dir}/{USERSPACE_SOCKET}", more)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         runners.append(runner)

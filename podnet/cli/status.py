@@ -92,7 +92,7 @@ def _row(node: dict[str, Any]) -> list[object]:
 
 def _remarks(nodes: list[dict[str, Any]]) -> Iterator[str]:
     """Sentences below the table: why a node is not ready, what its last pass left undone, endpoints that it passes over
-    because they did not answer, mistakes in the cluster."""
+    because they did not answer, a DNS cache that fell, pods that ask too much, mistakes in the cluster."""
     for node in nodes:
         last = node.get("lastPass") or {}
         if node.get("reason"):
@@ -101,5 +101,9 @@ def _remarks(nodes: list[dict[str, Any]]) -> Iterator[str]:
         yield from (f"{node['node']}: waits for its link or namespace: {each}" for each in last.get("held", ()))
         for service, ejected in (node.get("ejected") or {}).items():
             yield f"{node['node']}: ejected from Service {service}: {' '.join(ejected)}"
+        if node.get("dnsCache") is False:
+            yield f"{node['node']}: its DNS cache does not answer; queries go to the DNS Service until it does"
+        for pod in node.get("dnsLimited") or ():
+            yield f"{node['node']}: DNS queries of {pod} are limited"
     found = (f"{each['object']}: {each['message']}" for node in nodes for each in node.get("problems", ()))
     yield from dict.fromkeys(found)

@@ -18,6 +18,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -39,6 +40,9 @@ DRAIN = signal.SIGRTMIN + 8
 READY_SECONDS = 0.5
 """How long a daemon may take until it waits for clients; meanwhile nothing else is done to the kernel."""
 
+AGAIN_SECONDS = 0.5
+"""How long one that died had to live to be started again at once."""
+
 END_SECONDS = 1.0
 LOG_BYTES = 1 << 20
 _TOLD_BYTES = 300
@@ -54,12 +58,13 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Daemons:
-    """Those of one node. One thread calls all methods; `deaths` may be read by another."""
+    """Those of one node. One thread calls all methods but `signal`; `deaths` may be read by another."""
 
     def __init__(self, state_dir: str, netns: str = "") -> None:
         self._folder = os.path.join(state_dir, "daemons")
         self._netns = netns
         self._held: dict[str, dict[str, int]] = {}
+        self._started: dict[str, float] = {}
         self.deaths = Deaths()
 
     def read(self, desired: NodeState) -> Iterator[Daemon]:
@@ -109,6 +114,8 @@ class Daemons:
         """Raises OSError."""
         folder, before = self._folder_of(daemon.name), self._alive(daemon.name)
         binary = _identity(daemon.argv[0])
+        if before is None and time.monotonic() - self._started.get(daemon.name, -AGAIN_SECONDS) < AGAIN_SECONDS:
+            raise OSError(errno.EAGAIN, f"{daemon.name} had just been started: {_last_words(folder)}")
         if not binary:
             raise OSError(errno.ENOENT, f"{daemon.argv[0]} is not installed")
         if daemon.sockets and not os.path.exists(LIBRARY):
@@ -119,6 +126,7 @@ class Daemons:
         if before is not None:
             self._hold(daemon, before[1])
         old = (before[1],) if before else ()
+        self._started[daemon.name] = time.monotonic()
         process, ready = self._spawn(daemon, folder)
         self._record(Record(daemon, (*old, process.pid), binary))
         try:
@@ -272,9 +280,12 @@ def _await_ready(process: subprocess.Popen[bytes], ready: int, daemon: Daemon, f
 
 
 def _last_words(folder: str) -> str:
-    with open(os.path.join(folder, "log"), "rb") as log:
-        log.seek(max(0, os.fstat(log.fileno()).st_size - _TOLD_BYTES))
-        lines = log.read().decode(errors="replace").strip().splitlines()
+    try:
+        with open(os.path.join(folder, "log"), "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _TOLD_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        lines = []
     return lines[-1].strip() if lines else "it said nothing"
 
 

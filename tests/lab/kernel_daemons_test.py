@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from podnet.kernel import netns
-from podnet.kernel.daemons import Daemons
+from podnet.kernel.daemons import AGAIN_SECONDS, Daemons
 from podnet.kernel.netns import inside
 from podnet.kernel.outcome import Tally
 from podnet.state.host import Daemon
@@ -187,11 +187,11 @@ def test_what_is_asked_of_a_killed_daemon_its_successor_answers(place: Place) ->
     assert place.start(cache()) == ""
     with Asking(place.netns) as asking:
         for _ in range(5):
+            time.sleep(AGAIN_SECONDS + 0.05)
             os.kill(place.pid(), signal.SIGKILL)
             wait_for(lambda: ("dirty", "Daemon") in place.daemons.deaths.read())
             assert tuple(place.daemons.read({cache().key: cache()})) == ()
             assert place.start(cache()) == ""
-            time.sleep(0.1)
     assert [lost for lost in asking.lost if lost.startswith("udp")] == []
 
 
@@ -206,7 +206,7 @@ def test_another_agent_finds_it_and_its_sockets(place: Place) -> None:
     asking = threading.Thread(target=lambda: heard.append(ask_udp(place.netns)))
     asking.start()
     time.sleep(0.05)
-    assert place.start(cache()) == ""
+    wait_for(lambda: place.start(cache()) == "")
     asking.join()
     assert heard == [True]
 
@@ -245,6 +245,15 @@ def test_a_new_executable_is_a_difference(place: Place) -> None:
     assert [wanted.changes(daemon) for daemon in place.daemons.read({})] == [("current",)]
     assert place.start(wanted) == ""
     assert [daemon.current for daemon in place.daemons.read({})] == [True]
+
+
+def test_one_that_dies_again_and_again_is_not_started_all_the_time(place: Place) -> None:
+    assert place.start(cache()) == ""
+    os.kill(place.pid(), signal.SIGKILL)
+    wait_for(lambda: ("dirty", "Daemon") in place.daemons.deaths.read())
+    assert "had just been started" in place.start(cache())
+    wait_for(lambda: place.start(cache()) == "")
+    assert ask_udp(place.netns)
 
 
 def test_files_and_signals(place: Place) -> None:
