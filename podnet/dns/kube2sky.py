@@ -32,6 +32,7 @@ from podnet.errors import UserError
 from podnet.network.dns.skydns_records import PREFIX, Records, Steps, hidden, leftovers, path, records, steps, supposed
 from podnet.network.memo import Memo
 from podnet.objects.kinds import ENDPOINTSLICES, PODS, SERVICES
+from podnet.wire import dns
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,10 @@ def command(
     """
     if not timeout or not resync:
         raise UserError("--etcd-mutation-timeout and --resync must be longer than 0")
+    try:
+        dns.name(domain)
+    except dns.Malformed as error:
+        raise UserError(f"--domain: {error}") from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     etcd = connect(etcd_api, servers, timeout, ca=etcd_cafile, certificate=etcd_certfile, key=etcd_keyfile)
     asyncio.run(_main(etcd, credentials(kubeconfig, master), domain, path_prefix, resync, timeout, healthz_port))
@@ -164,8 +169,9 @@ class Writer:
                     group.create_task(work.run())
                 group.create_task(self._follow())
                 group.create_task(self._write())
-        except* UserError as errors:
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as failures:
+            mistakes = failures.subgroup(UserError)
+            raise (mistakes.exceptions[0] if mistakes else failures) from None
 
     def _told(self, _: tuple[Change, ...] | None) -> None:
         self._news.set()

@@ -118,6 +118,8 @@ def command(**flags: object) -> None:
 async def run(flags: Flags) -> None:
     """Everything, until told to end. Raises UserError."""
     machines = [*filter(None, flags.machines.split(","))]
+    if not machines:
+        raise UserError("--machines names no etcd: write it as http://127.0.0.1:2379")
     etcd = connect(flags.etcd_api, machines, 10.0, ca=flags.ca_cert, certificate=flags.tls_pem, key=flags.tls_key)
     where, options = _address(flags.addr), _options(flags)
     given = Settings(options, tuple(each for each in _others(flags) if not _same(each, where)))

@@ -45,9 +45,9 @@ class Program:
         self._environment = {**os.environ, **environment}
         self.process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
+    async def start(self, stderr: int | None = None) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", RUN, "dns", *self._arguments, env=self._environment
+            sys.executable, "-c", RUN, "dns", *self._arguments, env=self._environment, stderr=stderr
         )
 
     async def end(self, how: signal.Signals = signal.SIGKILL) -> int:
@@ -211,6 +211,26 @@ async def test_before_etcd_was_read_it_knows_nothing() -> None:
         assert (await sky.get(sky.health, "/readiness"))[0] == 503
     finally:
         await sky.end()
+
+
+async def test_an_etcd_without_api_2_is_told_of_in_one_sentence(tmp_path: Path) -> None:
+    process = EtcdProcess(tmp_path / "etcd", plain=True)
+    await process.start()
+    where = f"{process.url} does not serve etcd's /v2/keys: start it with --enable-v2, or say --etcd-api 3\n"
+    sky = Sky(process.url, "2")
+    kube2sky = Program(
+        "kube2sky", "--etcd-api=2", f"--etcd-server={process.url}", "--kube-master-url=http://127.0.0.1:1",
+        "--healthz-port=0", KUBECONFIG=str(tmp_path / "none"),
+    )  # fmt: skip
+    try:
+        for program in (sky, kube2sky):
+            await program.start(asyncio.subprocess.PIPE)
+            assert program.process
+            _, said = await asyncio.wait_for(program.process.communicate(), WAIT)
+            assert program.process.returncode == 2
+            assert said.decode().endswith(f"podnet: {where}")
+    finally:
+        await process.end()
 
 
 @pytest.mark.parametrize("api", ["2", "3"])
