@@ -220,23 +220,25 @@ async def test_a_negative_answer_is_gone_soon_after_the_name_came_to_be(tmp_path
             purger.cancel()
 
 
+class Back(asyncio.DatagramProtocol):
+    """Gives what it is asked to whoever is at `place`."""
+
+    def __init__(self, place: tuple[str, int]) -> None:
+        self.place = place
+        self.out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.out.sendto(data, self.place)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.out.close()
+
+
 async def test_a_server_that_leads_back_is_found(tmp_path: Path) -> None:
     world = World(tmp_path)
-
-    class Back(asyncio.DatagramProtocol):
-        """Gives what it is asked back to dnsmasq."""
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-
-        def datagram_received(self, data: bytes, addr: object) -> None:
-            self.out.sendto(data, (world.asking.address, world.asking.port))
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.out.close()
-
+    place = (world.asking.address, world.asking.port)
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(Back, local_addr=("127.0.0.1", 0))
+    transport, _ = await loop.create_datagram_endpoint(lambda: Back(place), local_addr=("127.0.0.1", 0))
     port = transport.get_extra_info("sockname")[1]
     world.dnsmasq.serve(servers(Settings(), (Server("127.0.0.1", port),)))
     async with running(world):

@@ -24,7 +24,7 @@ from podnet.wire import dns
 from tests.client.fake_api import FakeApi
 from tests.client.waiting import until
 from tests.daemons.test_asking import served
-from tests.daemons.test_dnsmasq import SOA, fixed, free_port
+from tests.daemons.test_dnsmasq import SOA, Back, fixed, free_port
 
 pytestmark = pytest.mark.skipif(not shutil.which("dnsmasq"), reason="there is no dnsmasq here (dnsmasq-base)")
 
@@ -121,24 +121,56 @@ async def test_settings_come_from_a_folder_and_the_last_good_ones_stay(tmp_path:
             assert await running.metric("podnet_dns_dnsmasq_starts") == 1
 
 
-async def test_settings_come_from_a_config_map_and_what_is_wrong_is_told_on_it(tmp_path: Path) -> None:
-    async with FakeApi() as api, served(fixed("10.0.0.1").reply) as (first, _):
+@asynccontextmanager
+async def config_map(folder: Path) -> AsyncIterator[tuple[FakeApi, tuple[str, ...], Callable[[str, object], None]]]:
+    """An API, the options that name its ConfigMap, and what writes a key of it."""
+    async with FakeApi() as api:
         config = {"apiVersion": "v1", "kind": "Config", "current-context": "c",
                   "clusters": [{"name": "c", "cluster": {"server": api.url}}],
                   "contexts": [{"name": "c", "context": {"cluster": "c"}}]}  # fmt: skip
-        (tmp_path / "config").write_text(json.dumps(config))
-        meta = {"namespace": "kube-system", "name": "kube-dns", "uid": "u-1"}
-        document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
-        api.put(CONFIGMAPS, document | {"data": {"stubDomains": json.dumps({"acme.local": [str(first)]})}})
-        options = ("--config-map=kube-dns", f"--kubeconfig={tmp_path}/config")
+        (folder / "config").write_text(json.dumps(config))
+
+        def write(key: str, value: object) -> None:
+            meta = {"namespace": "kube-system", "name": "kube-dns", "uid": "u-1"}
+            document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {key: json.dumps(value)}}
+            api.put(CONFIGMAPS, document)
+
+        yield api, ("--config-map=kube-dns", f"--kubeconfig={folder}/config"), write
+
+
+async def test_settings_come_from_a_config_map_and_what_is_wrong_is_told_on_it(tmp_path: Path) -> None:
+    async with config_map(tmp_path) as (api, options, write), served(fixed("10.0.0.1").reply) as (first, _):
+        write("stubDomains", {"acme.local": [str(first)]})
         async with program(None, *options) as running:
             await running.until_answered("web.acme.local", "10.0.0.1")
-            api.put(CONFIGMAPS, document | {"data": {"stubDomains": '{"acme.local": ["1.2.3"]}'}})
+            write("stubDomains", {"acme.local": ["1.2.3"]})
             await until(lambda: api.of(EVENTS), SECONDS)
             (found,) = api.of(EVENTS).values()
-            assert found["involvedObject"]["name"] == "kube-dns"
+            assert (found["involvedObject"]["name"], found["reason"]) == ("kube-dns", "InvalidDNSConfig")
             assert found["message"].startswith("stubDomains 'acme.local': '1.2.3' is no address")
             assert await running.address("web.acme.local") == "10.0.0.1"
+
+
+async def test_a_server_that_leads_back_is_told_and_nothing_ends(tmp_path: Path) -> None:
+    async with config_map(tmp_path) as (api, options, write), program(None, *options) as running:
+        place = (running.asking.address, running.asking.port)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: Back(place), local_addr=("127.0.0.1", 0))
+        back = f"127.0.0.1:{transport.get_extra_info('sockname')[1]}"
+        write("upstreamNameservers", [back])
+        await until(lambda: api.of(EVENTS), SECONDS)
+        (found,) = api.of(EVENTS).values()
+        assert (found["involvedObject"]["name"], found["reason"]) == ("kube-dns", "DNSLoop")
+        assert found["message"].startswith(f"{back} leads back to dnsmasq")
+        assert await running.metric("podnet_dns_looping_servers") == 1
+        write("upstreamNameservers", [])
+
+        async def forgotten() -> bool:
+            return await running.metric("podnet_dns_looping_servers") == 0
+
+        await eventually(forgotten)
+        assert await running.metric("podnet_dns_dnsmasq_starts") == 1
+        transport.close()
 
 
 async def test_names_that_came_to_be_are_purged_and_all_is_counted() -> None:
