@@ -36,6 +36,7 @@ class Explanation(Value, frozen=True):
     outcome  records there are; NODATA: such a name, and nothing of the type; NXDOMAIN; outside: other servers know;
              refused: nobody is asked such a thing
     why      one sentence, "" when there is nothing to explain
+    records  what they say
     instead  names that do exist
     service  the Service that the name belongs to
     """
@@ -44,6 +45,7 @@ class Explanation(Value, frozen=True):
     why: str = ""
     instead: tuple[str, ...] = ()
     service: Key | None = None
+    records: tuple[str, ...] = ()
 
 
 class _Why(Value, frozen=True):
@@ -51,23 +53,30 @@ class _Why(Value, frozen=True):
     instead: tuple[str, ...] = ()
 
 
-def explain(cluster: Cluster, options: Options, name: str, type_: int = dns.A, memo: Memo | None = None) -> Explanation:
-    """About one question as it is sent; `name` with or without a dot at the end. Raises Malformed."""
+def explain(
+    cluster: Cluster, options: Options, name: str, type_: int = dns.A, memo: Memo | None = None, namespace: str = ""
+) -> Explanation:
+    """About one question as it is sent; `name` with or without a dot at the end, `namespace` as in answers.answer.
+    Raises Malformed."""
     asked = dns.lower(dns.name(name))
-    said = answer(zone(cluster, options, memo=memo), dns.read_query(dns.question(0, asked, type_)), 0)
+    said = answer(
+        zone(cluster, options, memo=memo), dns.read_query(dns.question(0, asked, type_)), 0, namespace=namespace
+    )
     words = [label.decode("ascii", "replace") for label in dns.labels(asked)]
     domain = options.domain.split(".")
     inside = words[-len(domain) :] == domain
     meant = _service(cluster, words[: -len(domain)]) if inside else None
     service = meant.key if meant else None
     if isinstance(said, Elsewhere):
+        if said.missing:
+            return Explanation("outside", f"the server completes the search and asks others for {dns.text(said.name)}")
         if said.chain:
             return Explanation("records", f"it is another name for {dns.text(said.name)}", (), service)
         why = _outside(cluster, options, words)
         return Explanation("outside", why.text, why.instead)
     heard = dns.read(said)
     if heard.answers:
-        return Explanation("records", service=service)
+        return Explanation("records", service=service, records=tuple(sorted(map(dns.shown, heard.answers))))
     if heard.rcode not in (dns.NOERROR, dns.NXDOMAIN):
         return Explanation("refused", "the cluster's DNS server takes no such question")
     why = _inside(cluster, options, words[: -len(domain)], type_)

@@ -88,7 +88,7 @@ def about(name: str, type_: int = A, options: Options = DEFAULTS) -> Explanation
         ("cluster.local", A, "NODATA", "the cluster's domain itself", ""),
         ("x.dns.cluster.local", A, "NXDOMAIN", "is the DNS server's own", ""),
         ("web-1.demo.pod.cluster.local", A, "NXDOMAIN", "by their addresses", "10-244-0-5.demo.pod.cluster.local"),
-        ("10-244-0-5.empty.pod.cluster.local", A, "NXDOMAIN", "pod demo/web-1 has it", "10-244-0-5.demo.pod.cluster.local"),
+        ("10-244-0-5.empty.pod.cluster.local", A, "NXDOMAIN", "demo/web-1 has it", "10-244-0-5.demo.pod.cluster.local"),
         ("10-244-0-9.demo.pod.cluster.local", A, "NXDOMAIN", "no pod of namespace demo has the address", ""),
         ("10-244-0-6.demo.pod.cluster.local", A, "NXDOMAIN", "pod done, whose address is 10.244.0.6, has ended", ""),
         ("192-168-0-1.demo.pod.cluster.local", A, "NXDOMAIN", "uses its node's network", ""),
@@ -111,7 +111,14 @@ def test_why(name: str, type_: int, outcome: str, why: str, instead: str) -> Non
 
 
 def test_records_need_no_words() -> None:
-    assert about(WEB) == Explanation("records", service=("demo", "web"))
+    assert about(WEB) == Explanation("records", service=("demo", "web"), records=("10.96.0.7",))
+    completed = explain(CLUSTER, DEFAULTS, f"{WEB[:8]}.demo.{SVC}", A, MEMO, "demo")
+    assert completed.records == ("10.96.0.7", WEB)
+    further = explain(CLUSTER, DEFAULTS, f"www.example.com.demo.{SVC}", A, MEMO, "demo")
+    assert (further.outcome, "completes the search and asks others for www.example.com" in further.why) == (
+        "outside",
+        True,
+    )
     assert about(f"db-0.{DB}").service == ("demo", "db")
     assert about("cluster.local", ANY).outcome == "records"
 
