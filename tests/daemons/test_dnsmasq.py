@@ -47,7 +47,7 @@ class World:
         self.log: list[str] = []
         self.loops: set[str] = set()
         given = [
-            "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--user=", "--pid-file=", "--dns-loop-detect",
+            "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--user=", "--dns-loop-detect",
             "--listen-address=127.0.0.1", "--bind-interfaces", f"--port={free_port()}", *args,
         ]  # fmt: skip
         file = str(folder / "servers")

@@ -87,7 +87,7 @@ async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
 async def program(kubedns: Asking | None, *options: str, more: tuple[str, ...] = ()) -> AsyncIterator[Running]:
     port, http = free_port(), free_port()
     given = [
-        "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--user=", "--pid-file=", "--cache-size=1000",
+        "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--user=", "--cache-size=1000",
         "--dns-loop-detect", "--listen-address=127.0.0.1", "--bind-interfaces", f"--port={port}", *more,
         *([f"--server=/cluster.local/127.0.0.1#{kubedns.port}"] if kubedns else []),
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from podnet.network.value import Value
 
 FOREGROUND, NO_RESOLV = ("-k", "--keep-in-foreground"), ("-R", "--no-resolv")
 DEBUG, LOG, RESOLV = ("-d", "--no-daemon"), ("-8", "--log-facility"), ("-r", "--resolv-file")
-PORT, LISTEN = ("-p", "--port"), ("-a", "--listen-address")
+PORT, LISTEN, PID = ("-p", "--port"), ("-a", "--listen-address"), ("-x", "--pid-file")
 SERVERS_FILE = ("", "--servers-file")
 
 _LOOP = re.compile(r"NOT using nameserver (\S+)#(\d+) - query loop detected")
@@ -62,6 +62,7 @@ def plan(given: Sequence[str], servers_file: str) -> Plan:
         raise Misfit("--no-daemon can't be supervised: use --keep-in-foreground, and --log-queries to see more")
     added = [] if _has(given, FOREGROUND) else [FOREGROUND[1]]
     added += [] if _values(given, LOG) else [f"{LOG[1]}=-"]
+    added += [] if _values(given, PID) else [f"{PID[1]}="]  # it is known by us, and another dnsmasq's is left alone
     resolv_conf = "" if _has(given, NO_RESOLV) else (_values(given, RESOLV) or ["/etc/resolv.conf"])[-1]
     added += [NO_RESOLV[1]] if resolv_conf else []
     ports = _values(given, PORT) or ["53"]

@@ -7,7 +7,7 @@ import pytest
 from podnet.network.dns.dnsmasq import Misfit, defaults, looping, plan, routine, servers
 from podnet.network.dns.settings import Server, Settings
 
-ADDED = ("--keep-in-foreground", "--log-facility=-", "--no-resolv", "--servers-file=/f")
+ADDED = ("--keep-in-foreground", "--log-facility=-", "--pid-file=", "--no-resolv", "--servers-file=/f")
 
 
 def test_the_classic_arguments() -> None:
@@ -18,6 +18,7 @@ def test_the_classic_arguments() -> None:
         "--server=/ip6.arpa/127.0.0.1#10053",
     )
     assert "--no-negcache" not in made
+    assert "--pid-file=" in made, "several may run beside each other"
     found = plan(made, "/f")
     assert (found.address, found.port, found.resolv_conf) == ("127.0.0.1", 53, "/etc/resolv.conf")
     assert found.args == (*made, *ADDED[1:])
@@ -25,7 +26,7 @@ def test_the_classic_arguments() -> None:
 
 def test_arguments_of_upstreams_manifest_stay_as_they_are() -> None:
     given = ("-k", "--cache-size=1000", "--no-negcache", "--log-facility=-", "--server=/cluster.local/127.0.0.1#10053")
-    assert plan(given, "/f").args == (*given, "--no-resolv", "--servers-file=/f")
+    assert plan(given, "/f").args == (*given, "--pid-file=", "--no-resolv", "--servers-file=/f")
 
 
 @pytest.mark.parametrize(
