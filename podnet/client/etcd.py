@@ -185,10 +185,8 @@ class Mirror:
     trouble   why they may be old, "" when they are not; `since` then, by the clock of time.monotonic
     """
 
-    def __init__(
-        self, etcd: Etcd, root: str, resync: float, changed: Callable[[tuple[Change, ...] | None], None]
-    ) -> None:
-        """`changed` is called after each change, with it, or with None when everything was read anew."""
+    def __init__(self, etcd: Etcd, root: str, resync: float, changed: Callable[[tuple[Change, ...]], None]) -> None:
+        """`changed` is called with what changed, after each change; at first with everything, were it nothing."""
         self.values: dict[str, str] = {}
         self.revision = 0
         self.trouble = "not read yet"
@@ -212,11 +210,12 @@ class Mirror:
 
     async def _read(self) -> None:
         held = await self._etcd.read(self._root)
-        same = self.synced and held.values == self.values
+        changes = tuple(_between(self.values, held.values))
+        first = not self.synced
         self.values, self.revision = held.values, held.revision
         self.synced, self.trouble = True, ""
-        if not same:
-            self._changed(None)
+        if first or changes:
+            self._changed(changes)
 
     async def _follow(self) -> None:
         async with aclosing(self._etcd.watch(self._root, self.revision)) as batches:
@@ -237,3 +236,8 @@ def apply(values: dict[str, str], changes: Iterable[Change]) -> None:
         if change.below:
             for key in [key for key in values if key.startswith(f"{change.key}/")]:
                 del values[key]
+
+
+def _between(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Change]:
+    yield from (Change(key, None) for key in before if key not in now)
+    yield from (Change(key, value) for key, value in now.items() if before.get(key) != value)

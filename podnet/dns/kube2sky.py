@@ -173,7 +173,7 @@ class Writer:
             mistakes = failures.subgroup(UserError)
             raise (mistakes.exceptions[0] if mistakes else failures) from None
 
-    def _told(self, _: tuple[Change, ...] | None) -> None:
+    def _told(self, _: tuple[Change, ...]) -> None:
         self._news.set()
         self._wake.set()
 

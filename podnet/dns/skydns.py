@@ -10,6 +10,7 @@ Source: skynetservices/skydns 2.5.3 main.go, server/config.go, README.md.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from contextlib import AsyncExitStack, suppress
@@ -142,8 +143,12 @@ async def run(flags: Flags) -> None:
 
 
 async def _follow(etcd: Etcd, prefix: str, answers: SkyAnswers, ending: Ending) -> None:
-    def told(changes: tuple[Change, ...] | None) -> None:
-        answers.told(mirror.values, changes)
+    def told(changes: tuple[Change, ...]) -> None:
+        first = answers.names is None
+        answers.told(changes)
+        if first:
+            gc.collect()
+            gc.freeze()  # what stays need not be looked through again and again
 
     mirror = Mirror(etcd, f"/{prefix}", RESYNC, told)
     running, over = asyncio.create_task(mirror.run()), asyncio.create_task(ending.wait())

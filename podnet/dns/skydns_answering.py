@@ -78,33 +78,29 @@ class SkyAnswers:
         self.names: Names | None = None
         self.now = given
         self._given, self._client, self._rotate, self._prefix, self._reading = given, client, rotate, prefix, reading
-        self._config = ""
+        self._config_key = f"/{prefix}/config"
         self._turn = 0
 
-    def told(self, values: dict[str, str], changes: tuple[Change, ...] | None) -> None:
-        """Etcd's copy has changed: all of it, or only so."""
-        known = set(self.names.problems) if self.names else set()
-        if self.names is None or changes is None:
-            self.names = Names(values)
-        else:
-            for change in changes:
-                if change.value is None:
-                    self.names.remove(change.key, change.below)
-                else:
-                    self.names.put(change.key, change.value)
-        new = [(key, why) for key, why in self.names.problems.items() if key not in known and key.count("/") > 2]
+    def told(self, changes: Iterable[Change]) -> None:
+        """What changed in etcd; at first that is everything."""
+        names = self.names = self.names or Names()
+        known = set(names.problems)
+        for change in changes:
+            if change.value is None:
+                names.remove(change.key, change.below)
+            else:
+                names.put(change.key, change.value)
+            if change.key == self._config_key or (change.below and self._config_key.startswith(f"{change.key}/")):
+                self._configure(change.value or "{}")
+        new = [(key, why) for key, why in names.problems.items() if key not in known and key.count("/") > 2]
         for key, why in new[:TOLD]:
             log.warning("%s is no record: %s", key, why)
-        self._configure(values.get(f"/{self._prefix}/config", ""))
 
     def _configure(self, text: str) -> None:
-        if text == self._config:
-            return
-        self._config = text
         try:
-            self.now = configured(self._given, text or "{}")
+            self.now = configured(self._given, text)
         except ValueError as error:
-            log.warning("/%s/config can't be used: %s", self._prefix, error)
+            log.warning("%s can't be used: %s", self._config_key, error)
 
     # -- what a server asks of it
 

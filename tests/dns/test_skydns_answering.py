@@ -42,9 +42,13 @@ class Others(DnsClient):
         return dns.answer(query, dns.piece([dns.record(dns.A, 9, bytes((192, 0, 2, 1)))]))
 
 
-def made(values: dict[str, str] | None = None) -> SkyAnswers:
+def puts(values: dict[str, str]) -> list[Change]:
+    return [Change(key, text) for key, text in values.items()]
+
+
+def made() -> SkyAnswers:
     answers = SkyAnswers(Settings(GIVEN.options, SERVERS), Others(), rotate=True)
-    answers.told(VALUES if values is None else values, None)
+    answers.told(puts(VALUES))
     return answers
 
 
@@ -66,43 +70,41 @@ def shown(message: dns.Message) -> list[str]:
 async def test_nothing_is_known_before_etcd_was_read() -> None:
     answers = SkyAnswers(GIVEN, Others())
     assert (await ask(answers, "a.skydns.local")).rcode == dns.SERVFAIL
-    answers.told({}, None)
+    answers.told(())
     assert (await ask(answers, "a.skydns.local")).rcode == dns.NXDOMAIN
 
 
 async def test_changes_are_in_the_next_answer() -> None:
     answers = made()
-    answers.told(
-        {}, (Change("/skydns/local/skydns/b/1", '{"host":"10.0.0.2"}'), Change("/skydns/local/skydns/a", None))
-    )
+    answers.told((Change("/skydns/local/skydns/b/1", '{"host":"10.0.0.2"}'), Change("/skydns/local/skydns/a", None)))
     assert shown(await ask(answers, "b.skydns.local")) == ["10.0.0.2"]
     assert (await ask(answers, "a.skydns.local")).rcode == dns.NXDOMAIN
-    answers.told({}, (Change("/skydns/local/skydns/b", None, below=True),))
+    answers.told((Change("/skydns/local/skydns/b", None, below=True),))
     assert (await ask(answers, "b.skydns.local")).rcode == dns.NXDOMAIN
 
 
 async def test_records_that_are_none_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     answers = made()
-    answers.told({}, (Change("/skydns/local/skydns/b", '{"host":"10.0.0.2"}'),))
+    answers.told((Change("/skydns/local/skydns/b", '{"host":"10.0.0.2"}'),))
     assert [each.getMessage().split()[0] for each in caplog.records] == ["/skydns/local/skydns/bad"]
 
 
 async def test_settings_in_etcd_count_before_those_given(caplog: pytest.LogCaptureFixture) -> None:
     answers = made()
     said = '{"ttl":7,"hostmaster":"me@here.org","round_robin":false,"nameservers":["192.0.2.9:53"],"ndot":1}'
-    answers.told({**VALUES, "/skydns/config": said}, (Change("/skydns/config", said),))
+    answers.told([Change("/skydns/config", said)])
     assert [each.ttl for each in (await ask(answers, "a.skydns.local")).answers] == [7]
     assert dns.name("me.here.org") in (await ask(answers, "skydns.local", dns.SOA)).answers[0].data
     await ask(answers, "com")
     assert isinstance(answers._client, Others)
     assert answers._client.asked == [("com", [("192.0.2.9", 53)])]
     for bad in ("{", '{"ttl":-1}', '{"nameservers":["ns.example.com"]}', '{"hostmaster":"a..b"}'):
-        answers.told({"/skydns/config": bad}, ())
+        answers.told([Change("/skydns/config", bad)])
         assert "can't be used" in caplog.messages[-1]
         assert answers.now.options.ttl == 7
-    answers.told({"/skydns/config": '{"no_rec":true}'}, ())
+    answers.told([Change("/skydns/config", '{"no_rec":true}')])
     assert (answers.now.options.ttl, answers.now.servers) == (3600, ())
-    answers.told({}, ())
+    answers.told([Change("/skydns", None, below=True)])
     assert answers.now == answers._given
 
 
@@ -127,7 +129,7 @@ async def test_what_etcd_hides_is_read_when_it_is_named() -> None:
         return hidden
 
     answers = SkyAnswers(GIVEN, Others(), reading=reading)
-    answers.told(dict(VALUES), None)
+    answers.told(puts(VALUES))
     assert shown(await ask(answers, "_http._tcp.web.skydns.local", dns.SRV)) == ["10 100 80 a.skydns.local"]
     assert shown(await ask(answers, "a.skydns.local")) == ["10.0.0.1"]
     hidden.clear()
