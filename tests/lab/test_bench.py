@@ -18,10 +18,13 @@ pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("bench"), pytest.mark.tim
 
 BENCH = """\
 import sys
-from podnet.bench import cni, figures, path, plan, service_change, service_load, service_path, service_retry
+from podnet.bench import cni, dns, dns_change, figures, path, plan
+from podnet.bench import service_change, service_load, service_path, service_retry
 from podnet.cli.main import main
 cni.TURNS, cni.ROUNDS, cni.AT_ONCE = 2, 1, 8
 path.SECONDS = 0
+dns.SERVICES, dns.TURNS, dns.SECONDS = 300, 2, 0.5
+dns_change.CHANGES, dns_change.PERIOD, dns_change.HEADLESS = 200, 1.0, 20
 plan.TURNS, plan.ROUTES, plan.NODES, plan.LARGE = 2, 500, 20, 100
 service_load.TURNS, service_load.MANY, service_load.WIDE, service_load.CHAINED = 2, 100, 50, (20, 40)
 service_change.TURNS, service_change.CHANGES, service_change.SIZES, service_change.IDLE = 2, 10, (20, 100), 0.5
@@ -80,6 +83,17 @@ def test_plan() -> None:
     check(figures, "plan", 1)
     memory = next(figure for figure in figures if figure["unit"] == "MB")
     assert 20 < memory["value"] < 200
+
+
+def test_dns() -> None:
+    figures = bench("dns")
+    counts = [figure for figure in figures if figure["unit"] in ("late", "answers")]
+    check([figure for figure in figures if figure not in counts], "dns", 1)
+    assert [figure["goal"] for figure in counts] == [0, 0]
+    assert counts[1]["met"]
+    values = {figure["name"]: figure["value"] for figure in figures}
+    assert 20 < values["resident memory of kubedns, 300 Services x 4"] < 200
+    assert 3 < values["its CPU for an answer"] < 200
 
 
 def test_services() -> None:
