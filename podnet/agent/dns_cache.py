@@ -61,17 +61,18 @@ class State(msgspec.Struct, frozen=True):
 class DnsCache:
     """`tell` is given each fall, as an incident on the Node."""
 
-    def __init__(self, node: str, tell: Callable[[Problem], None]) -> None:
+    def __init__(self, node: str, tell: Callable[[Problem], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.state: State | None = None
         """None while there is to be no cache, or it was not asked yet."""
         self.agent: Agent | None = None
         """Set before `run`."""
         self._node = node
         self._tell = tell
+        self._clock = clock
         self._answered = 0.0
         self._turn = 0
         self._births = Births()
-        self.purging = Purging(self._has, self._clear, time.monotonic)
+        self.purging = Purging(self._has, self._clear, clock)
         self._signals: set[asyncio.Task[None]] = set()
 
     async def answers(self, view: NodeView) -> bool:
@@ -81,7 +82,7 @@ class DnsCache:
             self.state = None
         elif self.state is None:
             self.state = State(await self._ask_counter(places.asked[0]))
-            self._answered = time.monotonic()
+            self._answered = self._clock()
         return self.state is not None and self.state.answers
 
     def follow(self, cluster: Cluster) -> None:
@@ -114,13 +115,13 @@ class DnsCache:
         answered = await self._ask_counter(places.asked[0])
         self.state = before.heard(answered)
         if answered:
-            self._answered = time.monotonic()
+            self._answered = self._clock()
         if self.state.answers != before.answers:
             self._note(self.state.answers)
             agent.wake()
         metrics.DNS_CACHE.set(self.state.answers)
-        if time.monotonic() - self._answered > HUNG:
-            self._answered = time.monotonic()  # its successor gets as long
+        if self._clock() - self._answered > HUNG:
+            self._answered = self._clock()  # its successor gets as long
             self._signal(signal.SIGKILL)
 
     def _note(self, answers: bool) -> None:

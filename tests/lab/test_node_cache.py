@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -133,7 +134,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with live_lab("nodecache", "--nodes", "2", "--no-demo", "--dual-stack") as live:
+    with live_lab("nodecache", "--nodes", "2", "--no-demo", "--no-dns", "--dual-stack") as live:
         made = World(live, tmp_path_factory.mktemp("dns"))
         made.know(web="192.0.2.1")
         command = [sys.executable, str(Path(__file__).with_name("dns_standin.py")), str(made.names), str(BACKING)]
@@ -240,6 +241,7 @@ def test_a_cache_that_hangs_falls_through_within_a_second(cached: World) -> None
             until(cached.up, "the cache answers again")
             time.sleep(0.3)
         asking.check()
+        print(f"fell through after {asking.outage():.2f} s")
         assert asking.outage() < 1.0
 
 
@@ -260,6 +262,7 @@ def test_a_cache_that_can_not_be_started_falls_through(cached: World) -> None:
         until(cached.up, "the cache answers again", 20.0)
         time.sleep(0.3)
     asking.check()
+    print(f"fell through after {asking.outage():.2f} s")
     assert asking.outage() < 1.0
 
 
@@ -296,39 +299,49 @@ def test_a_new_name_is_answered_although_it_was_asked_before(cached: World) -> N
 
 
 def test_a_flooding_pod_is_limited_and_named(cached: World) -> None:
+    """What it takes from others is compared with the same flood to where nobody is."""
     cached.on(rateLimit=500)
-    calm = _times(cached)
-    over = threading.Event()
-    flood = threading.Thread(target=_flood, args=(cached.netns("flooder"), over))
-    flood.start()
-    try:
+    with _flood(cached.netns("flooder"), "192.0.2.9"):
+        aside = _p99(cached)
+    with _flood(cached.netns("flooder"), SERVICE[0]):
         until(lambda: cached.status()["dnsLimited"] == ["default/flooder"], "the flood is told of")
-        busy = _times(cached)
-    finally:
-        over.set()
-        flood.join()
-    print(f"p99 {calm[-2] * 1e3:.2f} ms calm, {busy[-2] * 1e3:.2f} ms beside a flood")
-    assert busy[-2] <= max(2 * calm[-2], 0.02)  # a busy machine has its own delays
+        limited = _p99(cached)
+    print(f"p99 beside a flood {limited:.2f} ms, {aside:.2f} when it is not for DNS")
+    assert limited <= max(2 * aside, 5)  # a busy machine has its own delays
     cached.on(rateLimit=2000)
 
 
-def _times(world: World) -> list[float]:
-    """Of 200 questions."""
-    heard = [ask(world.netns(), SERVICE[0], tries=1) for _ in range(200)]
+def _p99(world: World) -> float:
+    """Of 1,000 questions, in milliseconds."""
+    heard = [ask(world.netns(), SERVICE[0], tries=1) for _ in range(1000)]
     assert {each.said for each in heard} == {"192.0.2.1"}
-    return sorted(each.seconds for each in heard)
+    return sorted(each.seconds for each in heard)[-10] * 1e3
 
 
-def _flood(where: str, over: threading.Event) -> None:
-    query = dns.question(7, dns.name(WEB), dns.A)
-    with inside(where):
-        channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with channel:
-        channel.connect((SERVICE[0], 53))
-        while not over.is_set():
-            for _ in range(20):
-                channel.send(query)
-            time.sleep(0.002)
+FLOOD = """
+import socket, sys
+channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+channel.connect((sys.argv[1], 53))
+query = bytes.fromhex(sys.argv[2])
+while True:
+    try:
+        channel.send(query)
+    except OSError:  # said of an earlier one
+        pass
+"""
+
+
+@contextmanager
+def _flood(where: str, server: str) -> Iterator[None]:
+    """As fast as one process can, which is nice: it is the cache that is tried, not the scheduler."""
+    query = dns.question(7, dns.name(WEB), dns.A).hex()
+    words = ["nice", "nsenter", f"--net={where}", sys.executable, "-c", FLOOD, server, query]
+    flood = subprocess.Popen(words)
+    try:
+        yield
+    finally:
+        flood.kill()
+        flood.wait()
 
 
 def test_off_is_gone(cached: World) -> None:
