@@ -21,7 +21,7 @@ def test_list_names_every_suite() -> None:
     listed = CliRunner().invoke(command, ["--list"])
     assert listed.exit_code == 0
     named = [line.split()[0] for line in listed.output.splitlines()[1:]]
-    assert named == list(SUITES) == ["cni", "path", "plan", "services"]
+    assert named == list(SUITES) == ["cni", "path", "plan", "dns", "services"]
 
 
 def test_list_as_json() -> None:
