@@ -12,6 +12,7 @@ COMMANDS = {
     "healthz": ("podnet.dns.healthz:command", "Serve the results of commands as health checks."),
     "kube2sky": ("podnet.dns.kube2sky:command", "The older form: write the cluster's names to etcd."),
     "skydns": ("podnet.dns.skydns:command", "The older form: answer from what is in etcd."),
+    "manifest": ("podnet.dns.manifest:command", "Print cluster DNS as a manifest for any cluster."),
     "ask": ("podnet.dns.ask:command", "Ask a DNS server for a name; the exit code says whether it is there."),
     "trace": ("podnet.cli.dns_trace:command", "Every step of a pod's question, and who answered."),
 }

@@ -130,6 +130,7 @@ def find(name: str) -> Lab:
 @click.option("--attachment", type=click.Choice(["bridge", "ptp"]), help="How pods join their node. [ptp]")
 @click.option("--dual-stack/--ipv4", default=None, help="IPv6 beside IPv4, or not. [--ipv4]")
 @click.option("--demo/--no-demo", default=True, help="Run nine demo pods; without them nothing is checked.")
+@click.option("--dns/--no-dns", default=True, help="Run the cluster's DNS servers.")
 @click.option("--check/--no-check", default=True, help="Prove the network when it is up.")
 def up(
     name: str,
@@ -138,6 +139,7 @@ def up(
     attachment: str | None,
     dual_stack: bool | None,
     demo: bool,
+    dns: bool,
     check: bool,
 ) -> int:
     """Bring up a cluster, or repair it; one that is up and whole is left as it is."""
@@ -147,7 +149,7 @@ def up(
     need_root()
     say = Clock()
     need_kernel(backend or "vxlan")
-    options = Options(name, nodes, backend, dual_stack, attachment, demo)
+    options = Options(name, nodes, backend, dual_stack, attachment, demo, dns)
     with sentences(), registry.locked(name):
         changed = _run(bring_up(options, say))
     if not changed:

@@ -22,7 +22,7 @@ from podnet.apiserver import pki
 from podnet.client.api import Api
 from podnet.client.errors import ApiError, Unreachable
 from podnet.errors import UserError
-from podnet.lab import entering, fabric, process, registry, sandbox, supervisor, teardown, workload
+from podnet.lab import cluster_dns, entering, fabric, process, registry, sandbox, supervisor, teardown, workload
 from podnet.lab.node import LEASE_NAMESPACE
 from podnet.lab.pod import FINAL
 from podnet.lab.registry import Lab, LabNode
@@ -47,6 +47,7 @@ class Options(msgspec.Struct, frozen=True):
     dual_stack: bool | None = None
     attachment: str | None = None
     demo: bool = True
+    dns: bool = True
 
 
 # -- up
@@ -62,11 +63,15 @@ async def up(options: Options, say: Progress) -> bool:
         say(f"API server at {lab.api_url}")
         config = workload.network(options.backend or "vxlan", lab.dual_stack, options.attachment or "")
         made += await workload.ensure(api, [(NETWORKCONFIGS, config)])
+        if options.dns:
+            made += await workload.ensure(api, cluster_dns.front(lab))
         await compare_network(api, options)
         await until(lambda: nodes_ready(api, lab), "the nodes", lab)
         say("nodes ready: agents run, CNI is configured")
         if options.demo:
             made += await workload.ensure(api, workload.demo())
+        if options.dns:
+            made += await workload.ensure(api, cluster_dns.servers(lab))
         count = await until(lambda: pods_ready(api, lab), "the pods", lab)
         say(f"{counted(count, 'pod')} ready")
     return bool(made)
@@ -120,6 +125,7 @@ def _make(lab: Lab) -> Iterator[str]:
     """Folder, keys, namespaces, supervisor: the names of what was missing. lab.json comes first: `down` needs it."""
     for folder in ("api", "kubeconfigs", "netns", "programs", "nodes"):
         os.makedirs(f"{lab.folder}/{folder}", mode=0o700, exist_ok=True)
+    os.makedirs(lab.scratch, exist_ok=True)
     registry.save(lab)
     yield from _make_keys(lab)
     if fabric.make_fabric(lab):
@@ -134,18 +140,20 @@ def _make(lab: Lab) -> Iterator[str]:
 
 
 def _make_keys(lab: Lab) -> Iterator[str]:
-    """The kubeconfigs: the admin's for the machine, one per node for its agent and its kubelet."""
-    missing = [node for node in lab.nodes if not os.path.exists(node.kubeconfig)]
-    if not missing and os.path.exists(lab.kubeconfig):
+    """The kubeconfigs that are missing: for people, for the DNS servers, one per node for its agent and its kubelet."""
+    wanted: list[tuple[str, str, str, tuple[str, ...], tuple[str, ...]]] = [
+        (lab.kubeconfig, lab.api_url, "admin", ("system:masters",), ()),
+        (lab.dns_kubeconfig, lab.fabric_url, cluster_dns.USER, cluster_dns.GROUPS, ()),
+    ]
+    for node in lab.nodes:
+        user, names = f"system:node:{node.name}", (node.name, *node.addresses)
+        wanted.append((node.kubeconfig, lab.fabric_url, user, ("system:nodes",), names))
+    missing = [each for each in wanted if not os.path.exists(each[0])]
+    if not missing:
         return
     authority = pki.load_authority(f"{lab.folder}/api")
-    if not os.path.exists(lab.kubeconfig):
-        admin = pki.issue(authority, "admin", ("system:masters",))
-        pki.write_kubeconfig(lab.kubeconfig, lab.api_url, authority, "admin", admin)
-    for node in missing:
-        user = f"system:node:{node.name}"
-        certificate = pki.issue(authority, user, ("system:nodes",), (node.name, *node.addresses))
-        pki.write_kubeconfig(node.kubeconfig, lab.fabric_url, authority, user, certificate)
+    for path, url, user, groups, names in missing:
+        pki.write_kubeconfig(path, url, authority, user, pki.issue(authority, user, groups, names))
     yield "keys"
 
 

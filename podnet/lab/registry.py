@@ -4,7 +4,8 @@
         lab.json            what this module reads and writes; replaced atomically
         netns/              one mounted namespace per node, and `fabric`, the link between them
         api/                the API server's data
-        kubeconfigs/        one for people, one for each node
+        kubeconfigs/        one for people, one for the DNS servers, one for each node
+        tmp/                temporary files of containers, which share the machine's file system
         programs/PROGRAM/   pid, log and exit of the supervisor, the API server, each agent and kubelet (process.py)
         nodes/NODE/         state (durable), run (sockets), conf (the CNI conflist) and pods (a folder a pod)
 
@@ -100,6 +101,16 @@ class Lab(Value, frozen=True):
     def kubeconfig(self) -> str:
         """For kubectl on this machine: admin's client certificate, the server on loopback."""
         return f"{self.folder}/kubeconfigs/admin"
+
+    @property
+    def dns_kubeconfig(self) -> str:
+        """For the cluster's DNS servers: a user of their own, the server as pods reach it."""
+        return f"{self.folder}/kubeconfigs/dns"
+
+    @property
+    def scratch(self) -> str:
+        """For temporary files of containers: what a kill -9 leaves is gone with the lab."""
+        return f"{self.folder}/tmp"
 
     @property
     def api_url(self) -> str:

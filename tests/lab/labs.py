@@ -228,7 +228,7 @@ class LiveLab:
 
     def up(self) -> None:
         """Repair the lab, as a user would."""
-        run(PODNET, "lab", "up", "--name", self.name, "--no-check", "--no-demo")
+        run(PODNET, "lab", "up", "--name", self.name, "--no-check", "--no-demo", "--no-dns")
 
     def speaks(self, node: str) -> bool:
         """Whether a node's agent speaks, ready or not."""
@@ -342,11 +342,11 @@ def _datagrams(live: LiveLab) -> int:
 
 @contextmanager
 def live_lab(what: str, *options: str) -> Iterator[LiveLab]:
-    """A lab of one's own, gone afterwards."""
+    """A lab of one's own, gone afterwards; without DNS servers, unless the options say --dns."""
     sweep()
     name = f"t{os.getpid()}-{what}"
     try:
-        run(PODNET, "lab", "up", "--name", name, "--no-check", *options)
+        run(PODNET, "lab", "up", "--name", name, "--no-check", "--no-dns", *options)
         yield LiveLab(name)
     finally:
         teardown.down(name)

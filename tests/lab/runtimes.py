@@ -119,8 +119,8 @@ class Machine:
         return started
 
     def lab(self, *options: str) -> Lab:
-        """Bring up a lab in there."""
-        self.run(f"{BIN}/podnet", "lab", "up", *options)
+        """Bring up a lab in there; without DNS servers, unless the options say --dns."""
+        self.run(f"{BIN}/podnet", "lab", "up", "--no-dns", *options)
         return msgspec.json.decode(self.outside(f"{folder(DEFAULT_NAME)}/lab.json").read_bytes(), type=Lab)
 
     def ask(self, node: LabNode, path: str) -> Any:

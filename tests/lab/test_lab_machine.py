@@ -170,7 +170,7 @@ def test_down_all_leaves_nothing_of_ours() -> None:
 @pytest.fixture(scope="module")
 def whole() -> Iterator[LiveLab]:
     """A lab that tests may break; each repairs it."""
-    with live_lab("whole", "--nodes", "2") as live:
+    with live_lab("whole", "--nodes", "2", "--dns") as live:
         yield live
 
 
@@ -193,7 +193,7 @@ def lab_state(lab: Lab) -> dict[str, object]:
 
 def objects(live: LiveLab) -> dict[str, str]:
     """The versions of the cluster's objects, without those that beat."""
-    kinds = "nodes,pods,namespaces,networkconfigs"
+    kinds = "nodes,pods,namespaces,networkconfigs,services,configmaps"
     text = run("kubectl", "--kubeconfig", live.lab.kubeconfig, "get", kinds, "-A", "-o", "json")
     return {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in json.loads(text)["items"]}
 
@@ -214,7 +214,9 @@ def test_it_is_quick_and_proves_itself() -> None:
 
 
 @pytest.mark.xdist_group("lab-whole")
-@pytest.mark.parametrize("broken", ["supervisor", "everything", "node", "fabric", "demo pod", "kubeconfig", "reboot"])
+@pytest.mark.parametrize(
+    "broken", ["supervisor", "everything", "node", "fabric", "demo pod", "DNS", "kubeconfig", "reboot"]
+)
 def test_up_repairs(whole: LiveLab, broken: str) -> None:
     lab = whole.lab
     match broken:
@@ -230,6 +232,8 @@ def test_up_repairs(whole: LiveLab, broken: str) -> None:
             run("nsenter", f"--net={lab.fabric_netns}", "ip", "link", "delete", "fabric0")
         case "demo pod":
             run("kubectl", "--kubeconfig", lab.kubeconfig, "delete", "pod", "-n", "demo", "web-3", "--wait")
+        case "DNS":
+            run("kubectl", "--kubeconfig", lab.kubeconfig, "delete", "svc,cm,pod", "-n", "kube-system", "--all")
         case "kubeconfig":
             os.unlink(lab.kubeconfig)
         case "reboot":
