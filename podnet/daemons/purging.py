@@ -21,6 +21,9 @@ Ask = Callable[[str, str], Awaitable[bool | None]]
 FIRST, PATIENCE = 0.02, 30.0
 """Seconds: between clearing the cache and asking it again at first, and after which a name is given up."""
 
+ANSWER = 0.25
+"""Seconds for an answer, lest one that does not come holds up the others."""
+
 AT_ONCE = 64
 """Questions under way at a time."""
 
@@ -37,7 +40,7 @@ class _Pending:
 class Purging:
     """See the module.
 
-    ask     must not raise and must come to an end
+    ask     must not raise; is cancelled when it takes long
     clear   empties the cache
     now     the time in seconds, monotonic
     """
@@ -81,7 +84,10 @@ class Purging:
 
         async def ask(name: Name) -> bool | None:
             async with limit:
-                return await self._ask(*name)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ANSWER):
+                        return await self._ask(*name)
+                return None
 
         answers = await asyncio.gather(*map(ask, asked))
         missing = False

@@ -212,11 +212,12 @@ async def test_a_negative_answer_is_gone_soon_after_the_name_came_to_be(tmp_path
             purger = asyncio.create_task(purging.run())
             purging.add([("new.cluster.local", "A"), ("other.cluster.local", "A")])
             await until(lambda: purging.purged == 2, 20)
-            assert purging.cleared == 1
+            cleared = purging.cleared
+            assert cleared >= 1  # once, unless the machine is slow
             assert await world.address("new.cluster.local") == "10.0.0.7"
             purging.add([("new.cluster.local", "A")])
             await until(lambda: purging.purged == 3, 20)
-            assert purging.cleared == 1
+            assert purging.cleared == cleared
             purger.cancel()
 
 

@@ -109,6 +109,22 @@ async def test_a_cache_that_does_not_answer_is_not_cleared() -> None:
     assert (cache.clears, purging.purged) == ([], 1)
 
 
+async def test_an_answer_that_does_not_come_holds_up_nobody() -> None:
+    cache = Cache()
+    cache.there = {WEB, DB}
+
+    async def ask(name: str, type_: str) -> bool | None:
+        if name == DB[0] and not cache.clears:
+            await asyncio.Event().wait()
+        return await cache.ask(name, type_)
+
+    cache.remembered = {WEB}
+    purging = Purging(ask, cache.clear, lambda: cache.now)
+    purging.add([DB, WEB])
+    assert await finish(cache, purging) == [FIRST]
+    assert (len(cache.clears), purging.purged) == (1, 2)
+
+
 async def test_what_is_said_again_while_it_is_asked_for_is_asked_for_again() -> None:
     cache = Cache()
     cache.there = {WEB}

@@ -192,7 +192,7 @@ async def test_names_that_came_to_be_are_purged_and_all_is_counted() -> None:
             async with running.session.post(f"{running.url}/purge", json=names) as answer:
                 assert answer.status == 202
             await running.until_answered("new.cluster.local", "10.0.0.7")
-            assert await running.metric("podnet_dns_cache_clears") == 1
+            assert await running.metric("podnet_dns_cache_clears") >= 1
             await running.until_metric("kubedns_dnsmasq_misses", 1)
             await running.until_metric("kubedns_dnsmasq_max_size", 1000)
             await running.until_metric("kubedns_probe_kubedns_latency_ms_count", 1)
