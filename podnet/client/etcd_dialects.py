@@ -76,9 +76,10 @@ class Etcd3(Etcd):
         return Held(found.header.revision, {each.key.decode(): each.value.decode() for each in found.kvs})
 
     async def write(self, values: Mapping[str, str], gone: Collection[str] = (), trees: Iterable[str] = ()) -> int:
-        steps: list[dict[str, object]] = [{"request_delete_range": {"key": key.encode()}} for key in gone]
+        steps: list[dict[str, object]]
+        steps = [{"request_put": {"key": key.encode(), "value": value.encode()}} for key, value in values.items()]
+        steps += [{"request_delete_range": {"key": key.encode()}} for key in gone]
         steps += [{"request_delete_range": _below(tree)} for tree in trees]
-        steps += [{"request_put": {"key": key.encode(), "value": values[key].encode()}} for key in values]
         revision = 0
         for at in range(0, len(steps), OPERATIONS):
             answer = await self._post("kv/txn", {"success": steps[at : at + OPERATIONS]})
@@ -165,6 +166,10 @@ _ANSWER2 = msgspec.json.Decoder(_Answer2)
 _EVENT2 = msgspec.json.Decoder(_Event2)
 
 
+class _Refused(EtcdError):
+    """etcd is there and does not want to."""
+
+
 class Etcd2(Etcd):
     """etcd 2, and etcd 3.4 with --enable-v2."""
 
@@ -177,12 +182,19 @@ class Etcd2(Etcd):
 
     async def write(self, values: Mapping[str, str], gone: Collection[str] = (), trees: Iterable[str] = ()) -> int:
         asked: list[tuple[str, str, str, Mapping[str, str] | None]]
-        asked = [("DELETE", key, "?recursive=true", None) for key in (*trees, *gone)]
+        asked = [("DELETE", key, "?recursive=true", None) for key in trees]
         asked += [("PUT", key, "", {"value": value}) for key, value in values.items()]
-        revision = 0
+        asked += [("DELETE", key, "?recursive=true", None) for key in gone]  # late: a name is never without addresses
+        revision, refusals = 0, []
         for method, key, query, form in asked:
-            index = (await self._keys(method, key, query, form)).index
-            revision = revision if "/_" in key else index  # what is hidden is waited for in vain
+            try:
+                index = (await self._keys(method, key, query, form)).index
+            except _Refused as error:  # such as a directory where a value should be: the rest may make room for it
+                refusals.append(error)
+            else:
+                revision = revision if "/_" in key else index  # what is hidden is waited for in vain
+        if refusals:
+            raise refusals[0]
         return revision
 
     async def watch(self, root: str, after: int) -> AsyncGenerator[tuple[int, tuple[Change, ...]]]:
@@ -207,7 +219,7 @@ class Etcd2(Etcd):
             )
         told = decoded(_ANSWER2, reply.body)
         if told.error_code and told.error_code != _NO_KEY:
-            raise EtcdError(f"{self._endpoints[0]} says {told.message}: {key}")
+            raise _Refused(f"{self._endpoints[0]} says {told.message}: {key}")
         return reply
 
 

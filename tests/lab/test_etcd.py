@@ -85,6 +85,16 @@ async def test_etcd_2_hides_what_begins_with_an_underscore(process: EtcdProcess)
         assert (await etcd.read("/skydns/web/_tcp/_http")).values == {"/skydns/web/_tcp/_http/1": "srv"}
 
 
+async def test_what_etcd_2_refuses_keeps_nothing_else_from_being_done(process: EtcdProcess) -> None:
+    async with Etcd2([process.url]) as etcd:
+        await etcd.write({"/skydns/a": "a value", "/skydns/b/c": "in a directory"})
+        with pytest.raises(EtcdError, match="Not a directory"):
+            await etcd.write({"/skydns/a/1": "new", "/skydns/x": "other"}, gone=["/skydns/a"])
+        assert (await etcd.read("/skydns")).values == {"/skydns/x": "other", "/skydns/b/c": "in a directory"}
+        await etcd.write({"/skydns/a/1": "new"})
+        assert (await etcd.read("/skydns/a")).values == {"/skydns/a/1": "new"}
+
+
 async def test_the_next_endpoint_is_asked_when_one_is_silent(process: EtcdProcess) -> None:
     async with Etcd3([f"http://127.0.0.1:{free_port()}", process.url], timeout=2) as etcd:
         await etcd.write({"/skydns/a": "1"})
