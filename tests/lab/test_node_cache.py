@@ -203,6 +203,9 @@ def test_it_answers_at_its_addresses_untracked(cached: World, mode: str) -> None
     live = cached.live
     live.configure(proxy={"mode": mode})
     until(cached.up, "the mode is changed", 30.0)
+    cached.know(web="192.0.2.1", **{mode: "192.0.2.7"})
+    name = f"{mode}.default.svc.cluster.local"
+    assert ask(cached.netns(), SERVICE[0], name).said == "192.0.2.7", "the cache asks for what it has not"
     live.run("node1", "conntrack -F", code=None)
     for place in (cached.netns(), "node1"):
         for address in (*SERVICE, *LOCAL):
@@ -312,10 +315,13 @@ def test_a_flooding_pod_is_limited_and_named(cached: World) -> None:
 
 
 def _p99(world: World) -> float:
-    """Of 1,000 questions, in milliseconds."""
-    heard = [ask(world.netns(), SERVICE[0], tries=1) for _ in range(1000)]
+    """Of 800 questions, in milliseconds; fewer a second than are allowed."""
+    heard = []
+    for _ in range(800):
+        heard.append(ask(world.netns(), SERVICE[0], tries=1))
+        time.sleep(0.003)
     assert {each.said for each in heard} == {"192.0.2.1"}
-    return sorted(each.seconds for each in heard)[-10] * 1e3
+    return sorted(each.seconds for each in heard)[-8] * 1e3
 
 
 FLOOD = """

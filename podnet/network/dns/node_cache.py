@@ -52,7 +52,6 @@ _SETS = """\
   set caches-%(ip)s { type %(type)s; }
   set fallen-%(ip)s { type %(type)s; }
   set resolvers-%(ip)s { type %(type)s; }
-  set askers-%(ip)s { type %(type)s; size 65536; flags dynamic,timeout; timeout 10s; }
   set limited-%(ip)s { type %(type)s; size 65536; flags dynamic,timeout; timeout 60s; counter; }
   chain cached-%(ip)s {
     %(ip)s daddr @fallen-%(ip)s accept
@@ -82,9 +81,12 @@ _HOOKS = """\
     jump cached-ip6
   }
 """
+_ASKERS = "  set askers-%(rate)d-%(ip)s { type %(type)s; size 65536; flags dynamic,timeout; timeout 10s; }\n"
+"""Who asked lately: each has a bucket of its own, which keeps its rate; so another rate is another set."""
+
 _LIMIT = """\
-    %(ip)s saddr { %(pods)s } %(ip)s daddr @resolvers-%(ip)s \
-update @askers-%(ip)s { %(ip)s saddr limit rate over %(rate)d/second burst %(rate)d packets } goto limited-%(ip)s
+    %(ip)s saddr { %(pods)s } %(ip)s daddr @resolvers-%(ip)s update @askers-%(rate)d-%(ip)s \
+{ %(ip)s saddr limit rate over %(rate)d/second burst %(rate)d packets } goto limited-%(ip)s
 """
 
 
@@ -188,11 +190,13 @@ def _dnsmasq(there: Places) -> Daemon:
 
 
 def _body(view: NodeView) -> str:
-    limits = ""
-    for v6, (ip, _) in _FAMILIES.items() if view.network.dns.rate_limit else ():
-        if pods := ", ".join(cidr for cidr in view.me.pod_cidrs if is_v6(cidr) == v6):
-            limits += _LIMIT % {"ip": ip, "pods": pods, "rate": view.network.dns.rate_limit}
-    sets = "".join(_SETS % {"ip": ip, "type": type_} for ip, type_ in _FAMILIES.values())
+    sets, limits, rate = "", "", view.network.dns.rate_limit
+    for v6, (ip, type_) in _FAMILIES.items():
+        words = {"ip": ip, "type": type_, "rate": rate}
+        sets += _SETS % words
+        if rate and (pods := ", ".join(cidr for cidr in view.me.pod_cidrs if is_v6(cidr) == v6)):
+            sets += _ASKERS % words
+            limits += _LIMIT % {**words, "pods": pods}
     return sets + _HOOKS % {"limits": limits, "mark": PROBE_MARK}
 
 

@@ -154,6 +154,18 @@ def test_any_rate() -> None:
     assert not any("limit rate" in each.body for each in found.values() if isinstance(each, NftTable))
 
 
+def test_another_rate_has_other_buckets() -> None:
+    """A bucket of before would go on at its own rate."""
+    sets = [
+        {word for word in each.body.split() if word.startswith("askers-")}
+        for rate in (50, 60)
+        for each in kept(world(DnsSpec(rate_limit=rate))).values()
+        if isinstance(each, NftTable)
+    ]
+    assert sets[0]
+    assert sets[0].isdisjoint(sets[1])
+
+
 def test_it_needs_the_proxy() -> None:
     made = world(proxy=ProxySpec("none"))
     assert not any(isinstance(each, Daemon) for each in kept(made).values())
