@@ -49,7 +49,7 @@ def command(
 
     \b
     Example:
-      podnet dns healthz --quiet \\
+      podnet dns healthz --quiet --period 10s \\
         --url /healthz-dnsmasq --cmd 'podnet dns ask kubernetes.default.svc.cluster.local' \\
         --url /healthz-kubedns --cmd 'podnet dns ask kubernetes.default.svc.cluster.local @127.0.0.1:10053'
     """
