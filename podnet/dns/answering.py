@@ -17,9 +17,9 @@ from podnet.daemons.dns_client import DnsClient, NoAnswer, Server
 from podnet.network.dns.answers import FLAGS, Elsewhere, answer, quick
 from podnet.network.dns.zone import Zone
 from podnet.wire import dns
-from podnet.wire.dns import AA, NOERROR, NXDOMAIN, RA, SERVFAIL, Malformed, Query
+from podnet.wire.dns import AA, NOERROR, RA, SERVFAIL, Malformed, Query
 
-LOOP = dns.name("loop.podnet.dev")
+LOOP, ARPA = dns.name("loop.podnet.dev"), dns.name("arpa")
 _TRANSFER = 60_000
 """Bytes of records in one message of a zone transfer."""
 
@@ -28,23 +28,30 @@ Namespaces = Callable[[str], str]
 
 
 class Servers:
-    """Who is asked for names outside: by domain as on the wire, and for the rest. `looping` lead back to us."""
+    """Who is asked for names outside: by domain as on the wire, and for the rest. `looping` lead back to us.
 
-    def __init__(self, stubs: Mapping[bytes, tuple[Server, ...]], upstreams: tuple[Server, ...]) -> None:
+    `cache` is asked before them, but not for the names of addresses, of which it would ask us.
+    """
+
+    def __init__(
+        self, stubs: Mapping[bytes, tuple[Server, ...]], upstreams: tuple[Server, ...], cache: tuple[Server, ...] = ()
+    ) -> None:
         self.stubs = stubs
         self.upstreams = upstreams
+        self.cache = cache
         self.looping: set[Server] = set()
 
     def of(self, name: bytes) -> list[Server]:
         """Those for a name in lower case."""
+        cache = () if dns.below(name, ARPA) else self.cache
         while name not in self.stubs and name[0]:
             name = dns.parent(name)
-        return [each for each in self.stubs.get(name, self.upstreams) if each not in self.looping]
+        return [each for each in (*cache, *self.stubs.get(name, self.upstreams)) if each not in self.looping]
 
     @property
     def all(self) -> set[Server]:
         """Each once."""
-        return {*self.upstreams, *(each for servers in self.stubs.values() for each in servers)}
+        return {*self.cache, *self.upstreams, *(each for servers in self.stubs.values() for each in servers)}
 
 
 class Answers:
@@ -151,8 +158,8 @@ class Answers:
             asked = dns.question(query.id, found.name, query.type)
             heard = dns.read(await self._client.ask(asked, servers, whole=True))
         except (NoAnswer, Malformed):
-            return _servfail(query)
-        if heard.rcode == NXDOMAIN and found.missing:
+            return found.missing or _servfail(query)
+        if heard.rcode != NOERROR and found.missing:
             return found.missing
         return _behind(query, found.chain, heard, size)
 

@@ -35,8 +35,8 @@ from podnet.dns.flags import DURATION, Command
 from podnet.dns.naming import Naming
 from podnet.errors import UserError
 from podnet.network.dns import settings
+from podnet.network.dns.named import ENDPOINTSLICES, NAMESPACES, PODS, SERVICES
 from podnet.network.dns.zone import Options
-from podnet.objects.kinds import ENDPOINTSLICES, NAMESPACES, PODS, SERVICES
 from podnet.wire import dns
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Flags(msgspec.Struct, frozen=True):
     service: str
     transfer_to: tuple[str, ...]
     complete_searches: str
+    via_cache: str
     purge: str
     lameduck: float
 
@@ -87,6 +88,7 @@ class Flags(msgspec.Struct, frozen=True):
     "--complete-searches", type=click.Choice(["off", "annotated", "all"]), default="off", show_default=True,
     help="Of which pods the search path is walked here, in one question.",
 )  # fmt: skip
+@click.option("--via-cache", default="", help="Ask for names outside through this dnsmasq first, as 127.0.0.1:53.")
 @click.option("--purge", default="", help="URL that hears of names that came to be: http://127.0.0.1:10054/purge")
 @click.option("--lameduck", default="5s", type=DURATION, show_default=True, help="How long it answers after SIGTERM.")
 def command(**flags: object) -> None:
@@ -107,7 +109,7 @@ async def run(flags: Flags) -> None:
     ending = Ending(flags.lameduck)
     client = DnsClient()
     answers = _answers(flags, client)
-    named = _nameservers(flags)
+    named, cache = _nameservers(flags), _servers("--via-cache", flags.via_cache)
     async with AsyncExitStack() as stack:
         server = DnsServer(answers)
         stack.push_async_callback(server.close)
@@ -123,7 +125,7 @@ async def run(flags: Flags) -> None:
         naming = Naming(answers, informers, _options(flags), flags.complete_searches, flags.purge)
         source = outside.Source(flags.config_map, flags.config_map_namespace, flags.config_dir, flags.config_period)
         said = outside.settings(source, api, _domain(flags), f"kubedns on {socket.gethostname()}")
-        work = [informers.run(), naming.follow(), _heed(said, answers, named), _in_time(flags, answers)]
+        work = [informers.run(), naming.follow(), _heed(said, answers, named, cache), _in_time(flags, answers)]
         work += [naming.tell()] if flags.purge else []
         log.info("kubedns answers for %s at %s", _domain(flags), server.addresses)
         await _until(ending, work)
@@ -170,13 +172,17 @@ def _options(flags: Flags) -> Options:
 def _nameservers(flags: Flags) -> tuple[settings.Server, ...]:
     """For names outside when the ConfigMap names none."""
     if flags.nameservers:
-        try:
-            return tuple(map(settings.server, filter(None, flags.nameservers.split(","))))
-        except ValueError as error:
-            raise UserError(f"--nameservers: {error}") from None
+        return _servers("--nameservers", flags.nameservers)
     with suppress(OSError), open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
         return settings.resolvers(file.read())
     return ()
+
+
+def _servers(flag: str, text: str) -> tuple[settings.Server, ...]:
+    try:
+        return tuple(map(settings.server, filter(None, text.split(","))))
+    except ValueError as error:
+        raise UserError(f"{flag}: {error}") from None
 
 
 def _credentials(flags: Flags) -> Credentials:
@@ -191,11 +197,16 @@ def _watches(flags: Flags) -> Iterator[Watch]:
         yield Watch(PODS)
 
 
-async def _heed(said: AsyncIterator[settings.Settings], answers: Answers, named: tuple[settings.Server, ...]) -> None:
-    """Ask whom the administrator says, from the moment it is said."""
+async def _heed(
+    said: AsyncIterator[settings.Settings],
+    answers: Answers,
+    named: tuple[settings.Server, ...],
+    cache: tuple[settings.Server, ...],
+) -> None:
+    """Ask whom the administrator says, from the moment it is said; `named`: when he names nobody."""
     async for each in said:
         stubs = {dns.lower(dns.name(domain)): _pairs(servers) for domain, servers in each.stubs.items()}
-        answers.servers = Servers(stubs, _pairs(each.upstreams or named))
+        answers.servers = Servers(stubs, _pairs(each.upstreams or named), _pairs(cache))
         log.info(
             "other names: %s",
             {dns.text(at): servers for at, servers in stubs.items()} | {".": answers.servers.upstreams},

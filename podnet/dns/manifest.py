@@ -80,11 +80,25 @@ def _kubedns(setting: Setting) -> Json:
     ports = [("dns-local", KUBEDNS, "UDP"), ("dns-tcp-local", KUBEDNS, "TCP"), ("metrics", KUBEDNS_METRICS, "TCP")]
     purge = f"--purge=http://127.0.0.1:{DNSMASQ_METRICS}/purge"
     return _container(setting, "kubedns", ports) | {
-        "args": [f"--domain={setting.domain}", f"--dns-port={KUBEDNS}", *_settings(setting), purge],
+        "args": [
+            f"--domain={setting.domain}",
+            f"--dns-port={KUBEDNS}",
+            *_settings(setting),
+            purge,
+            *_in_front(setting),
+        ],
         "env": [{"name": "PROMETHEUS_PORT", "value": str(KUBEDNS_METRICS)}],
         "readinessProbe": _ready(READINESS),
         "livenessProbe": _liveness("/healthz-kubedns"),
     }
+
+
+def _in_front(setting: Setting) -> list[str]:
+    """For when the Service leads to kubedns itself: then it is asked at all the Service's families, knows who asks and
+    completes searches (answers.py), and asks dnsmasq for what is not the cluster's."""
+    families = {"::" if ":" in address else "0.0.0.0" for address in setting.addresses}
+    listening = [f"--dns-bind-address={address}" for address in sorted(families)]
+    return [*listening, "--complete-searches=annotated", f"--via-cache=127.0.0.1:{DNS}"]
 
 
 def _dnsmasq(setting: Setting) -> Json:

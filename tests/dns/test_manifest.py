@@ -71,7 +71,7 @@ def test_a_manifest_is_what_a_lab_runs() -> None:
     spec = template["spec"]
     for only in ("serviceAccountName", "priorityClassName", "affinity"):
         del spec[only]
-    assert spec == manifest.pod_spec(Setting(image="example.org/podnet:1"))
+    assert spec == manifest.pod_spec(Setting(DUAL, image="example.org/podnet:1"))
     text = yaml.safe_dump(pod["spec"]).replace(f"{registry.Lab('x', '/l', 1).dns_kubeconfig}", "KUBECONFIG")
     for mine, theirs in ((cluster_dns.setting(lab()).program, "podnet"), ("podnet-dns", "example.org/podnet:1")):
         text = text.replace(mine, theirs)

@@ -6,8 +6,9 @@ is not the cluster's comes back as `Elsewhere`.
 
 Search completion (`namespace` given). With `ndots:5` a pod that wants www.example.com asks five questions, the first of
 which is www.example.com.<namespace>.svc.<domain>. When the asking pod is known to be of that namespace, and there is no
-such name, the other steps of its search are taken here, and the answer is a CNAME to the one that exists. Who asks for
-that name from elsewhere hears, as ever, that there is none.
+such name, the other steps of its search are taken here, and the answer is a CNAME to the one that exists. When none
+does, or nobody says so, the step is answered as ever, and the pod goes on by itself. Who asks for that name from
+elsewhere hears, as ever, that there is none.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Elsewhere(Value, frozen=True):
 
     chain     the records so far; (): the query may be passed on as it is
     name      what to ask them, of the query's type
-    missing   the message that stands when they say that there is no such name; None: what they say stands
+    missing   the message that stands when they say that there is no such name, or nothing; None: what they say stands
     """
 
     name: bytes

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from podnet.network.dns.explain import Explanation
-from podnet.network.dns.zone import SEARCH_ANNOTATION
+from podnet.network.dns.zone import completes
 from podnet.network.value import Value
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.core import Container, Pod
@@ -106,7 +106,7 @@ def heard(message: dns.Message, seconds: float) -> Heard:
         for each in message.answers
     )
     negative = [each.ttl for each in message.authority if each.type == dns.SOA]
-    return Heard(message.rcode, bool(message.flags & dns.AA), answers, *(negative or [None])[:1], seconds)
+    return Heard(message.rcode, bool(message.flags & dns.AA), answers, min(negative, default=None), seconds)
 
 
 def dns_pods(cluster: Cluster, service: Key) -> tuple[DnsPod, ...]:
@@ -165,8 +165,7 @@ def completed_for(pod: Pod | None, servers: Iterable[DnsPod]) -> str:
     how = {each.completes for each in servers if each.front == "kubedns"}
     if pod is None or not how or pod.spec.host_network:
         return ""
-    asks = pod.metadata.annotations.get(SEARCH_ANNOTATION) == "server"
-    return pod.metadata.namespace if "all" in how or (asks and "annotated" in how) else ""
+    return pod.metadata.namespace if how != {"off"} and completes(pod, "all" in how) else ""
 
 
 def origin(said: Heard, before: Counters | None, after: Counters | None, ours: bool, node_cache: bool = False) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TypeVar, cast
 
 from podnet.network.dns import records
+from podnet.network.dns.named import SEARCH_ANNOTATION
 from podnet.network.dns.records import EMPTY, Names, Node, Nodes
 from podnet.network.memo import Memo, each, group, joined, recall
 from podnet.network.value import Value
@@ -97,13 +98,20 @@ def appeared(old: Zone, new: Zone) -> Iterator[tuple[bytes, int]]:
                 yield name, type_
 
 
+def completes(pod: Pod, everybody: bool) -> bool:
+    """Whether a pod's searches are completed: it asks for that, or `everybody` does; and its search list is the
+    cluster's, since any other is not known here."""
+    spec, asks = pod.spec, pod.metadata.annotations.get(SEARCH_ANNOTATION)
+    usual = spec.dns_policy == "ClusterFirst" and not (spec.dns_config and spec.dns_config.searches)
+    return usual and (asks == "server" or (everybody and asks is None))
+
+
 def clients(cluster: Cluster, everybody: bool, memo: Memo) -> Mapping[str, str]:
-    """By a pod's address: its namespace, for those whose searches are completed, all or those that ask for it."""
+    """By a pod's address: its namespace, for those whose searches are completed."""
 
     def own(key: Key) -> dict[tuple[str, Key], str]:
         pod = cluster.pods[key]
-        asks = everybody or pod.metadata.annotations.get(SEARCH_ANNOTATION) == "server"
-        return {(ip, key): ip for ip in records.pod_addresses(pod)} if asks else {}
+        return {(ip, key): ip for ip in records.pod_addresses(pod)} if completes(pod, everybody) else {}
 
     made = each(memo, "searching", (everybody,), (cluster.pods,), own, lambda key: key)
     pairs = _spread(memo, "searchers", made, lambda unit: {at: at for at in unit})
@@ -112,7 +120,7 @@ def clients(cluster: Cluster, everybody: bool, memo: Memo) -> Mapping[str, str]:
 
 
 SEARCH_ANNOTATION = "podnet.dev/dns-search"
-"""On a pod: "server" asks that its searches are completed by the server."""
+"""On a pod: "server" asks that its searches are completed by the server; anything else, that they are not."""
 
 _NO_SLICES: Mapping[Key, EndpointSlice] = {}
 
