@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TypeVar, cast
 
 from podnet.network.dns import records
-from podnet.network.dns.named import SEARCH_ANNOTATION
 from podnet.network.dns.records import EMPTY, Names, Node, Nodes
 from podnet.network.memo import Memo, each, group, joined, recall
 from podnet.network.value import Value
