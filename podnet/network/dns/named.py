@@ -1,0 +1,141 @@
+"""As much of a Service, a slice and a namespace as names need, for whoever holds ten thousand of them.
+
+These stand in a Cluster where the whole objects stand, with the same attributes, and the zone made of them is the same.
+A slice keeps its endpoints as bytes, since of most slices nobody ever asks: a Service with an address of its own has
+names without them. What is the same in many objects is held once.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from sys import intern
+from typing import Any, cast
+
+import msgspec
+from msgspec.structs import force_setattr, replace
+
+from podnet.objects import kinds
+from podnet.objects.kinds import Kind
+from podnet.objects.meta import Object, Value
+from podnet.objects.services import SERVICE_NAME
+
+
+@lru_cache(maxsize=1000)
+def _once(ports: tuple[Port, ...]) -> tuple[Port, ...]:
+    """Equal ports are the same object."""
+    return ports
+
+
+class Meta(Value, frozen=True):
+    """Of metadata."""
+
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = ""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "namespace", intern(self.namespace))
+
+
+class Named(Value, frozen=True):
+    """Of any object, and all of a namespace."""
+
+    metadata: Meta = Meta()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(namespace, name)."""
+        return (self.metadata.namespace, self.metadata.name)
+
+
+class Port(Value, frozen=True):
+    """Of a port of a Service or a slice."""
+
+    name: str = ""
+    protocol: str = "TCP"
+    port: int | None = None
+
+
+class Spec(Value, frozen=True):
+    """Of a Service."""
+
+    type: str = "ClusterIP"
+    cluster_ip: str = msgspec.field(default="", name="clusterIP")
+    cluster_ips: tuple[str, ...] = msgspec.field(default=(), name="clusterIPs")
+    ports: tuple[Port, ...] = ()
+    external_name: str = ""
+    publish_not_ready_addresses: bool = False
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "type", intern(self.type))
+        force_setattr(self, "ports", _once(self.ports))
+        if self.cluster_ips == (self.cluster_ip,):
+            force_setattr(self, "cluster_ips", (self.cluster_ip,))
+
+
+class NamedService(Named, frozen=True):
+    """Its addresses and ports."""
+
+    spec: Spec = Spec()
+
+
+class Labels(Value, frozen=True):
+    """Of a slice."""
+
+    service: str = msgspec.field(default="", name=SERVICE_NAME)
+
+    def get(self, label: str) -> str:
+        """As a mapping's."""
+        return self.service if label == SERVICE_NAME else ""
+
+
+class SliceMeta(Meta, frozen=True):
+    """Of a slice's metadata."""
+
+    labels: Labels = Labels()
+
+
+class Conditions(Value, frozen=True):
+    """Of an endpoint."""
+
+    ready: bool | None = None
+
+
+class Endpoint(Value, frozen=True):
+    """Of a slice."""
+
+    addresses: tuple[str, ...] = ()
+    hostname: str | None = None
+    conditions: Conditions = Conditions()
+
+
+_ENDPOINTS = msgspec.json.Decoder(tuple[Endpoint, ...] | None)
+
+
+class NamedSlice(Named, frozen=True):
+    """Its endpoints, as bytes."""
+
+    metadata: SliceMeta = SliceMeta()
+    address_type: str = ""
+    ports: tuple[Port, ...] | None = ()
+    kept: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"[]"), name="endpoints")
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "address_type", intern(self.address_type))
+        force_setattr(self, "ports", _once(self.ports or ()))
+        force_setattr(self, "kept", msgspec.json.encode(self.endpoints))
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The endpoints."""
+        return _ENDPOINTS.decode(self.kept) or ()
+
+
+def _kind(whole: Kind, part: Any) -> Kind:
+    return replace(whole, type=cast("type[Object]", part))
+
+
+SERVICES = _kind(kinds.SERVICES, NamedService)
+ENDPOINTSLICES = _kind(kinds.ENDPOINTSLICES, NamedSlice)
+NAMESPACES = _kind(kinds.NAMESPACES, Named)
+"""What to watch."""
