@@ -37,6 +37,9 @@ PERIOD = 0.2
 
 MISSES, RISES = 2, 2
 HUNG = 3.0
+LEAVE = 0.5
+"""Seconds for which one that is no longer wanted stays, so that what it was asked before is answered."""
+
 PATIENCE = 5.0
 """Seconds for which an answer to a pod's question is awaited."""
 
@@ -70,20 +73,27 @@ class DnsCache:
         self._tell = tell
         self._clock = clock
         self._answered = 0.0
+        self._left = 0.0
         self._turn = 0
         self._births = Births()
         self.purging = Purging(self._has, self._clear, clock)
         self._signals: set[asyncio.Task[None]] = set()
 
     async def answers(self, view: NodeView) -> bool:
-        """Whether queries can be led to it; asks when nothing is known yet, as after an agent's start."""
+        """Whether queries can be led to it; asks when nothing is known yet, as after an agent's start. When it is no
+        longer wanted that is said once more, and soon taken back: see node_cache.keep."""
         places = _places(view)
         if not places.asked:
+            leaving = self.state is not None and self.state.answers
             self.state = None
-        elif self.state is None:
+            if leaving and self.agent is not None:
+                self._left = self._clock() + LEAVE
+                asyncio.get_running_loop().call_later(LEAVE + 0.01, self.agent.wake)
+            return self._clock() < self._left
+        if self.state is None:
             self.state = State(await self._ask_counter(places.asked[0]))
             self._answered = self._clock()
-        return self.state is not None and self.state.answers
+        return self.state.answers
 
     def follow(self, cluster: Cluster) -> None:
         """A new snapshot: what the cache remembers of names that came to be is no longer true."""

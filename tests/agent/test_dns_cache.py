@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from podnet.agent import dns_cache, metrics
 from podnet.agent.agent import Agent
-from podnet.agent.dns_cache import HUNG, MISSES, RISES, DnsCache, State
+from podnet.agent.dns_cache import HUNG, LEAVE, MISSES, RISES, DnsCache, State
 from podnet.agent.dns_limits import DnsLimits
 from podnet.kernel.fake import FakeDataplane
 from podnet.kernel.reconciler import Reconciler
-from podnet.network.dns.node_cache import NAME, TABLE
+from podnet.network.dns.node_cache import LINK, NAME, TABLE
 from podnet.network.view import Problem
 from podnet.objects.cluster import Cluster
 from podnet.objects.network import DnsSpec
@@ -156,6 +156,18 @@ async def test_a_name_that_comes_to_be_is_purged(desk: Desk) -> None:
     await desk.cache.purging.step()
     assert len(desk.cache.purging) == 0
     assert desk.signals() == [signal.SIGHUP]
+
+
+async def test_one_that_is_no_longer_wanted_stays_a_moment(desk: Desk) -> None:
+    await desk.agent._pass()
+    desk.world = dns_world(DnsSpec(), dual=False)
+    await desk.look()
+    assert desk.fallen()
+    assert ("Daemon", "", NAME) in desk.plane.holds
+    desk.time += LEAVE
+    await desk.look()
+    assert ("Daemon", "", NAME) not in desk.plane.holds
+    assert desk.plane.holds.keys() & {("Link", "", LINK)} == set()
 
 
 async def test_without_a_cache_nothing_is_asked(desk: Desk) -> None:

@@ -102,7 +102,7 @@ def places(view: NodeView, mode: str) -> Places:
     spec, service = view.network.dns, view.resolver.addresses
     families = {is_v6(cidr) for cidr in view.network.pod_cidrs} & set(map(is_v6, service))
     local = tuple(address for address in spec.local_addresses if is_v6(address) in families)
-    if not spec.node_local or mode == "none" or not local:
+    if not (spec.node_local or view.resolver.cached) or mode == "none" or not local:
         return Places()
     own = () if mode == "ipvs" else tuple(address for address in service if is_v6(address) in families)
     return Places((*local, *own), min(map(upstream, local), key=is_v6))
@@ -114,7 +114,8 @@ def upstream(local: str) -> str:
 
 
 def keep(view: NodeView, mode: str) -> Iterator[Resource]:
-    """The node feature; `mode` is the proxy's."""
+    """The node feature; `mode` is the proxy's. A cache that is no longer wanted goes in two steps, so that no query
+    meets one that is gone: as long as it is said to answer, queries are only led around it."""
     spec, there = view.network.dns, places(view, mode)
     limited = tuple(dict.fromkeys((*view.resolver.addresses, *there.asked))) if spec.rate_limit else ()
     if limited or there.asked:
@@ -123,7 +124,7 @@ def keep(view: NodeView, mode: str) -> Iterator[Resource]:
     if not there.asked:
         return
     yield from (_element("caches", address) for address in there.asked)
-    if not view.resolver.cached:
+    if not (view.resolver.cached and spec.node_local):
         yield from (_element("fallen", address) for address in there.asked)
     yield Bridge(name=LINK, alias="podnet DNS cache")  # as good as a dummy link, which not every kernel has
     for address in (*there.asked, there.upstream):
@@ -142,9 +143,9 @@ def extended(ports: tuple[ServicePort, ...], addresses: Words) -> tuple[ServiceP
 
 def frontends(spec: DnsSpec, cached: bool, mode: str) -> Words:
     """The addresses that the DNS Service has on a node besides its own."""
-    if not spec.node_local:
+    if not (spec.node_local or cached):
         return ()
-    own = () if mode == "ipvs" and cached else spec.local_addresses
+    own = () if mode == "ipvs" and cached and spec.node_local else spec.local_addresses
     return (*own, *map(upstream, spec.local_addresses))
 
 

@@ -50,9 +50,11 @@ def seen(made: Cluster, cached: bool = True, where: LocalFacts | None = None) ->
     return found
 
 
-def kept(made: Cluster, cached: bool = True) -> dict[Key, Resource]:
-    """What the feature alone adds."""
-    return {each.key: each for each in desired(seen(made, cached))["dns-cache",]}
+def kept(made: Cluster, cached: bool | None = None) -> dict[Key, Resource]:
+    """What the feature alone adds; a cache that is wanted answers, unless told otherwise."""
+    wanted = made.network is not None and made.network.spec.dns.node_local
+    view = seen(made, wanted if cached is None else cached)
+    return {each.key: each for each in desired(view)["dns-cache",]}
 
 
 def elements(found: dict[Key, Resource], name: str) -> set[str]:
@@ -152,6 +154,16 @@ def test_any_rate() -> None:
     found = kept(world(replace(LOCAL, rate_limit=0)))
     assert elements(found, "resolvers") == set()
     assert not any("limit rate" in each.body for each in found.values() if isinstance(each, NftTable))
+
+
+@pytest.mark.parametrize("mode", ["nftables", "ipvs"])
+def test_one_that_leaves_is_led_around_first(mode: str) -> None:
+    made = {local: world(DnsSpec(node_local=local), ProxySpec(mode)) for local in (True, False)}
+    steps = plan(kept(made[False], cached=True), kept(made[True])).steps
+    assert {(step.verb, getattr(step.resource, "set", "")[:6]) for step in steps} == {("add", "fallen")}
+    ports = seen(made[False]).services["kube-system", "kube-dns"]
+    assert ports[0].external_ips == ("169.254.20.10", "169.254.20.11")
+    assert not any(isinstance(each, Daemon | Address) for each in kept(made[False], cached=False).values())
 
 
 def test_another_rate_has_other_buckets() -> None:
