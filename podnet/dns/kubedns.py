@@ -35,9 +35,8 @@ from podnet.dns.flags import DURATION, Command
 from podnet.dns.naming import Naming
 from podnet.errors import UserError
 from podnet.network.dns import settings
-from podnet.network.dns.named import ENDPOINTSLICES, NAMESPACES, SERVICES
+from podnet.network.dns.named import ENDPOINTSLICES, NAMESPACES, PODS, SERVICES
 from podnet.network.dns.zone import Options
-from podnet.objects.kinds import PODS
 from podnet.wire import dns
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from podnet.daemons.dns_client import DnsClient, NoAnswer, Server
 from podnet.dns.answering import Answers, Servers
-from podnet.network.dns.zone import SEARCH_ANNOTATION, clients, completes
+from podnet.network.dns.named import SEARCH_ANNOTATION
+from podnet.network.dns.zone import clients, completes
 from podnet.objects.core import Pod, PodDNSConfig
 from podnet.wire import dns
 from tests.network.dns.names import cluster, made, pod, service, shown

@@ -1,4 +1,4 @@
-"""As much of a Service, a slice and a namespace as names need, for whoever holds ten thousand of them.
+"""As much of Services, slices, pods and namespaces as names need, for whoever holds ten thousand of them.
 
 These stand in a Cluster where the whole objects stand, with the same attributes, and the zone made of them is the same.
 A slice keeps its endpoints as bytes, since of most slices nobody ever asks: a Service with an address of its own has
@@ -15,9 +15,13 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from podnet.objects import kinds
+from podnet.objects.core import PodDNSConfig, PodIP
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object, Value
 from podnet.objects.services import SERVICE_NAME
+
+SEARCH_ANNOTATION = "podnet.dev/dns-search"
+"""On a pod: "server" asks that its searches are completed by the server; anything else, that they are not."""
 
 
 @lru_cache(maxsize=1000)
@@ -131,11 +135,60 @@ class NamedSlice(Named, frozen=True):
         return _ENDPOINTS.decode(self.kept) or ()
 
 
+class Annotations(Value, frozen=True):
+    """Of a pod."""
+
+    search: str | None = msgspec.field(default=None, name=SEARCH_ANNOTATION)
+
+    def get(self, annotation: str) -> str | None:
+        """As a mapping's."""
+        return self.search if annotation == SEARCH_ANNOTATION else None
+
+
+class PodMeta(Meta, frozen=True):
+    """Of a pod's metadata."""
+
+    annotations: Annotations = Annotations()
+
+
+class PodSpec(Value, frozen=True):
+    """Of a pod's spec."""
+
+    host_network: bool = False
+    dns_policy: str = "ClusterFirst"
+    dns_config: PodDNSConfig | None = None
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "dns_policy", intern(self.dns_policy))
+
+
+class PodStatus(Value, frozen=True):
+    """Of a pod's status."""
+
+    phase: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    pod_ips: tuple[PodIP, ...] = msgspec.field(default=(), name="podIPs")
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "phase", intern(self.phase))
+        if self.pod_ips == (PodIP(self.pod_ip),):
+            force_setattr(self, "pod_ips", ())  # means the same
+
+
+class NamedPod(Named, frozen=True):
+    """Its addresses, and how it searches."""
+
+    metadata: PodMeta = PodMeta()
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
 def _kind(whole: Kind, part: Any) -> Kind:
     return replace(whole, type=cast("type[Object]", part))
 
 
 SERVICES = _kind(kinds.SERVICES, NamedService)
 ENDPOINTSLICES = _kind(kinds.ENDPOINTSLICES, NamedSlice)
+PODS = _kind(kinds.PODS, NamedPod)
 NAMESPACES = _kind(kinds.NAMESPACES, Named)
 """What to watch."""

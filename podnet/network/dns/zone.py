@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TypeVar, cast
 
 from podnet.network.dns import records
+from podnet.network.dns.named import SEARCH_ANNOTATION
 from podnet.network.dns.records import EMPTY, Names, Node, Nodes
 from podnet.network.memo import Memo, each, group, joined, recall
 from podnet.network.value import Value
@@ -117,9 +118,6 @@ def clients(cluster: Cluster, everybody: bool, memo: Memo) -> Mapping[str, str]:
     by_address = group(memo, "searchers by address", pairs, lambda at: at[0])
     return each(memo, "clients", (), (by_address,), lambda ip: min(by_address[ip])[1][0], lambda ip: ip)
 
-
-SEARCH_ANNOTATION = "podnet.dev/dns-search"
-"""On a pod: "server" asks that its searches are completed by the server; anything else, that they are not."""
 
 _NO_SLICES: Mapping[Key, EndpointSlice] = {}
 

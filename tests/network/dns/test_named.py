@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from podnet.client.store import Listing, Store
 from podnet.network.dns import named
-from podnet.network.dns.zone import Options, zone
+from podnet.network.dns.named import SEARCH_ANNOTATION
+from podnet.network.dns.zone import Options, clients, zone
 from podnet.objects import kinds
 from podnet.objects.cluster import Cluster
 from podnet.objects.codec import InvalidObject, decode
-from podnet.objects.core import Namespace
+from podnet.objects.core import Namespace, PodDNSConfig, PodIP, PodSpec
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object, ObjectMeta
 from podnet.objects.services import ServicePort, SlicePort
-from tests.network.dns.names import alias, endpoint, piece, service
+from tests.network.dns.names import alias, endpoint, piece, pod, service
+
+PLAIN = pod("plain", "10.0.1.1", "fd00:1::1")
+SEARCHING = {
+    "plain": PLAIN,
+    "server": replace(PLAIN, metadata=replace(PLAIN.metadata, name="a", annotations={SEARCH_ANNOTATION: "server"})),
+    "client": replace(PLAIN, metadata=replace(PLAIN.metadata, name="b", annotations={SEARCH_ANNOTATION: "client"})),
+    "none": replace(PLAIN, metadata=replace(PLAIN.metadata, name="c"), spec=PodSpec(dns_policy="None")),
+    "own": replace(
+        PLAIN, metadata=replace(PLAIN.metadata, name="d"), spec=PodSpec(dns_config=PodDNSConfig(searches=("x.y",)))
+    ),
+}
+SEARCHING = {
+    name: replace(each, status=replace(each.status, pod_ips=(PodIP(f"10.0.1.{number}"),), pod_ip=f"10.0.1.{number}"))
+    for number, (name, each) in enumerate(SEARCHING.items())
+}
 
 OBJECTS: tuple[Object, ...] = (
     Namespace(ObjectMeta(name="demo")),
@@ -28,6 +45,9 @@ OBJECTS: tuple[Object, ...] = (
     piece("db", endpoint("10.0.0.3", "db-0"), endpoint("10.0.0.4", ready=False), endpoint("10.0.0.5", ready=True)),
     piece("db", endpoint("fd00::3", "db-0"), number=2, ports=(SlicePort("http", "TCP", 81), SlicePort("any"))),
     piece("all", endpoint("10.0.0.6", ready=False)),
+    *SEARCHING.values(),
+    pod("done", "10.0.1.8", phase="Succeeded"),
+    pod("host", "192.168.0.1", host=True),
 )
 
 
@@ -48,11 +68,17 @@ def read(watched: tuple[Kind, ...]) -> Cluster:
     return cluster
 
 
+WHOLE = (kinds.SERVICES, kinds.ENDPOINTSLICES, kinds.PODS, kinds.NAMESPACES)
+PART = (named.SERVICES, named.ENDPOINTSLICES, named.PODS, named.NAMESPACES)
+
+
 def test_the_zone_is_the_same() -> None:
-    whole = zone(read((kinds.SERVICES, kinds.ENDPOINTSLICES, kinds.NAMESPACES)), Options())
-    part = zone(read((named.SERVICES, named.ENDPOINTSLICES, named.NAMESPACES)), Options())
-    assert part == whole
-    assert len(whole.names) > 25
+    whole, part = read(WHOLE), read(PART)
+    assert zone(part, Options()) == zone(whole, Options())
+    assert len(zone(part, Options()).names) > 30
+    for everybody in (True, False):
+        assert dict(clients(part, everybody, {})) == dict(clients(whole, everybody, {}))
+    assert dict(clients(part, True, {})) == {"10.0.1.0": "demo", "10.0.1.1": "demo"}
 
 
 def test_what_names_do_not_need_is_no_change() -> None:

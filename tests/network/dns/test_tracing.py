@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from podnet.network.dns.explain import Explanation
+from podnet.network.dns.named import SEARCH_ANNOTATION
 from podnet.network.dns.tracing import (
     Answer,
     Counters,
@@ -18,7 +19,6 @@ from podnet.network.dns.tracing import (
     heard,
     origin,
 )
-from podnet.network.dns.zone import SEARCH_ANNOTATION
 from podnet.objects.cluster import Cluster
 from podnet.objects.core import Container, Pod, PodSpec
 from podnet.objects.meta import ObjectMeta
