@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -144,6 +145,42 @@ def heard(netns: str, name: str, server: str, port: int = 53, seconds: float = 1
         message = ask(netns, name, server, port, seconds=seconds)
         said = dns.shown(message.answers[0]) if message.answers else dns.RCODES[message.rcode]
     return Heard(said, time.monotonic() - start)
+
+
+class Load(threading.Thread):
+    """Asks a server for one name, each time from a new socket, until `stopped`; `heard`: what became of each try."""
+
+    def __init__(self, netns: str, name: str, server: str) -> None:
+        super().__init__(daemon=True)
+        self.heard: list[Heard] = []
+        self._asked = (netns, name, server)
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """See threading."""
+        while not self._over.wait(0.005):
+            self.heard.append(heard(*self._asked))
+
+    def stopped(self) -> list[Heard]:
+        """All that it heard."""
+        self._over.set()
+        self.join()
+        return self.heard
+
+
+@contextmanager
+def loaded(world: World, server: str, names: Sequence[str]) -> Iterator[list[Heard]]:
+    """One Load for each name meanwhile; afterwards the list has what all of them heard."""
+    loads = [Load(world.client.netns, name, server) for name in names]
+    found: list[Heard] = []
+    for load in loads:
+        load.start()
+    try:
+        until(lambda: all(len(load.heard) > 10 for load in loads), "questions are asked", 20.0)
+        yield found
+    finally:
+        for load in loads:
+            found += load.stopped()
 
 
 # -- objects
