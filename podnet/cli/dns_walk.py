@@ -101,6 +101,7 @@ class Walk:
         self.settings = _settings(self.cluster, self.servers, spec.domain)
         own = self.cluster.pods.get((self.pod.name.partition("/")[0], self.pod.name.partition("/")[2]))
         self.namespace = completed_for(own, self.servers)
+        self.direct = completed_for(own, self.servers, asked=True)
         self.memo: Memo = {}
 
     def trace(self, name: str, types: Sequence[str]) -> Trace:
@@ -137,7 +138,11 @@ class Walk:
         """With what each layer says itself, and what is wrong with that."""
         number, ours = dns.TYPES[asked.type], asked.explained.outcome != "outside"
         layers = tuple(self._layers(asked.name, number)) if ours else ()
-        faults = [*asked.faults, *disagreements(f"{asked.name} {asked.type}", asked.explained, layers)]
+        faults = list(asked.faults)
+        for layer in layers:
+            namespace = self.direct if layer.program == "kubedns" else ""
+            expected = explain(self.cluster, self.options, asked.name, number, self.memo, namespace)
+            faults += disagreements(f"{asked.name} {asked.type}", expected, [layer])
         if not ours and asked.heard.rcode not in (dns.NOERROR, dns.NXDOMAIN):
             faults += self._outside(asked.name, number)
         return msgspec.structs.replace(asked, layers=layers, faults=tuple(faults))

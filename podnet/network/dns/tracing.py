@@ -160,9 +160,10 @@ def _option(words: Sequence[str], name: str, default: str) -> str:
     return default
 
 
-def completed_for(pod: Pod | None, servers: Iterable[DnsPod]) -> str:
-    """The namespace in which the servers complete a pod's searches, "" when they don't."""
-    how = {each.completes for each in servers if each.front == "kubedns"}
+def completed_for(pod: Pod | None, servers: Iterable[DnsPod], *, asked: bool = False) -> str:
+    """The namespace in which kubedns completes a pod's searches, "" when it does not. `asked`: when it is asked itself,
+    and not where the DNS Service leads to."""
+    how = {each.completes for each in servers if each.front == "kubedns" or (asked and each.kubedns)}
     if pod is None or not how or pod.spec.host_network:
         return ""
     return pod.metadata.namespace if how != {"off"} and completes(pod, "all" in how) else ""

@@ -69,6 +69,7 @@ def test_whose_searches_are_completed() -> None:
         servers = dns_pods(kube_dns("--dns-port=10053", f"--complete-searches={how}", port=port), KEY)
         assert (completed_for(plain, servers), completed_for(asking, servers)) == expected
         assert not completed_for(None, servers)
+        assert completed_for(asking, servers, asked=True) == ("" if how == "off" else "demo")
 
 
 def test_what_a_message_says() -> None:
