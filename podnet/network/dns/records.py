@@ -5,7 +5,8 @@ will be sent (wire/dns.py). A name without records of its own that only has othe
 one, since it exists: its answer is "no such data", not "no such name".
 
 Source: github.com/kubernetes/dns docs/specification.md. Where it leaves a choice: an endpoint without a hostname is
-called as its address with dashes, priority is 0 and weight 100 (as CoreDNS has them), time to live is kube-dns' 30 s.
+called as its address with dashes, priority is 0 and weight 100 (as CoreDNS has them), time to live is kube-dns' 30 s,
+and CoreDNS's 5 s for what changes with every pod: a cache in front is told of names that are new, not of other answers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Node = tuple[tuple[int, bytes], ...]
 EMPTY: Node = ()
 Nodes = Mapping[bytes, Node]
 
-TTL = 30
+TTL, POD_TTL = 30, 5
+"""Seconds; the second of a headless Service's answers."""
+
 PRIORITY, WEIGHT = 0, 100
 VERSION = "1.1.0"
 FAMILIES = {"IPv4", "IPv6"}
@@ -120,10 +123,11 @@ def _headless(text: str, service: Service, slices: Iterable[EndpointSlice]) -> N
     by_name: dict[bytes, list[str]] = {}
     for place in hosts.values():
         by_name.setdefault(place.name, []).append(place.address)
-    nodes = {_key(text): addresses(sorted(hosts))}
-    nodes |= {dns.lower(name): addresses(sorted(ips)) for name, ips in by_name.items()}
+    nodes = {_key(text): addresses(sorted(hosts), POD_TTL)}
+    nodes |= {dns.lower(name): addresses(sorted(ips), POD_TTL) for name, ips in by_name.items()}
     for (port_name, protocol), targets in ports.items():
-        _serve(nodes, text, port_name, protocol, [(port, name, by_name[name]) for port, name in sorted(targets)])
+        serving = [(port, name, by_name[name]) for port, name in sorted(targets)]
+        _serve(nodes, text, port_name, protocol, serving, POD_TTL)
     return Names(nodes, tuple((place.address, place.name) for place in hosts.values() if place.named))
 
 
@@ -139,34 +143,39 @@ def _places(text: str, each: EndpointSlice, all_ready: bool) -> Iterator[Place]:
 
 
 def _serve(
-    nodes: dict[bytes, Node], text: str, port: str, protocol: str, targets: list[tuple[int, bytes, list[str]]]
+    nodes: dict[bytes, Node],
+    text: str,
+    port: str,
+    protocol: str,
+    targets: list[tuple[int, bytes, list[str]]],
+    ttl: int = TTL,
 ) -> None:
     """The SRV records of a named port: each target's port, name and addresses."""
     under = f"_{protocol.lower()}.{text}"
     nodes[_key(under)] = EMPTY
-    records = [dns.record(dns.SRV, TTL, dns.srv(PRIORITY, WEIGHT, number, name)) for number, name, _ in targets]
+    records = [dns.record(dns.SRV, ttl, dns.srv(PRIORITY, WEIGHT, number, name)) for number, name, _ in targets]
     pairs = {(name, ip): None for _, name, ips in targets for ip in ips}
-    more = [dns.record(*_typed(ip), name) for name, ip in pairs]
+    more = [dns.record(*_typed(ip, ttl), name) for name, ip in pairs]
     helpful = sum(map(len, (*records, *more))) <= HELPFUL
     nodes[_key(f"_{port}.{under}")] = ((dns.SRV, dns.piece(records, (), more if helpful else ())),)
 
 
-def addresses(ips: Iterable[str]) -> Node:
+def addresses(ips: Iterable[str], ttl: int = TTL) -> Node:
     """A and AAAA."""
     by_type: dict[int, list[bytes]] = {}
     for ip in ips:
         type_, data = dns.address(ip)
         by_type.setdefault(type_, []).append(data)
-    return tuple((type_, _piece(type_, by_type[type_])) for type_ in sorted(by_type))
+    return tuple((type_, _piece(type_, by_type[type_], ttl)) for type_ in sorted(by_type))
 
 
-def _typed(ip: str) -> tuple[int, int, bytes]:
+def _typed(ip: str, ttl: int) -> tuple[int, int, bytes]:
     type_, data = dns.address(ip)
-    return type_, TTL, data
+    return type_, ttl, data
 
 
-def _piece(type_: int, data: Iterable[bytes]) -> bytes:
-    return dns.piece([dns.record(type_, TTL, each) for each in data])
+def _piece(type_: int, data: Iterable[bytes], ttl: int = TTL) -> bytes:
+    return dns.piece([dns.record(type_, ttl, each) for each in data])
 
 
 def _key(text: str) -> bytes:

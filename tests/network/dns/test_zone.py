@@ -63,6 +63,17 @@ def test_a_headless_service():
     assert isinstance(ask(where, "3.0.1.10.in-addr.arpa", PTR), Elsewhere)
 
 
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("web", 30), ("_http._tcp.web", 30), ("db", 5), ("_http._tcp.db", 5), ("db-0.db", 5)]
+)
+def test_how_long_caches_keep_it(name: str, seconds: int):
+    """A cache in front would show yesterday's pods of a headless Service for as long as it keeps them."""
+    where = made(service("web", "10.96.0.7"), service("db"), piece("db", endpoint("10.0.0.1", "db-0")))
+    heard = ask(where, f"{name}.demo.{SVC}", SRV if "_" in name else A)
+    assert isinstance(heard, dns.Message)
+    assert {each.ttl for each in (*heard.answers, *heard.additional) if each.type != dns.OPT} == {seconds}
+
+
 def test_no_name_when_no_endpoint_is_ready():
     assert said(made(service("db")), f"db.demo.{SVC}") == "NXDOMAIN"
     away = piece("db", endpoint("10.1.0.2", "db-0", ready=False))
