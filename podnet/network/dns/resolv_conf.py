@@ -51,12 +51,13 @@ class ResolvConf(Value, frozen=True):
 def cluster_dns(spec: DnsSpec, service: Service | None, usual: tuple[str, ...]) -> ClusterDns:
     """Where a node's pods ask. `service`: the DNS Service, whose addresses are `usual` as long as there is none.
 
-    With a cache on the node its own addresses come first. The Service's still follow: who runs when the cache is
-    switched off keeps its resolv.conf.
+    With a cache on the node its own addresses come first. The Service's first still follows: who runs when the cache
+    is switched off keeps its resolv.conf.
     """
-    addresses = tuple(each for each in (service.spec.cluster_ips if service else ()) if each not in ("", "None"))
-    local = spec.local_addresses if spec.node_local else ()
-    return ClusterDns((*local, *(addresses or usual)), spec.domain)
+    addresses = (
+        tuple(each for each in (service.spec.cluster_ips if service else ()) if each not in ("", "None")) or usual
+    )
+    return ClusterDns((*spec.local_addresses, *addresses[:1]) if spec.node_local else addresses, spec.domain)
 
 
 def resolv_conf(pod: Pod, ips: Iterable[str], cluster: ClusterDns, node: ResolvConf) -> ResolvConf:

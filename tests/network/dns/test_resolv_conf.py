@@ -144,5 +144,6 @@ def test_the_services_own_addresses_or_the_usual() -> None:
 
 
 def test_the_cache_of_the_node_comes_first() -> None:
-    spec = DnsSpec(node_local=True, local_addresses=("169.254.20.10",))
-    assert cluster_dns(spec, SERVICE, ()).servers == ("169.254.20.10", DNS4, DNS6)
+    found = cluster_dns(DnsSpec(node_local=True), SERVICE, ())
+    assert found.servers == (*DnsSpec().local_addresses, DNS4)
+    assert fitted(resolv_conf(pod(), BOTH, found, HOME))[1] == (), "nothing is left out"
