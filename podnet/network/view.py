@@ -122,10 +122,12 @@ class HealthCheck(Value, frozen=True):
 
 
 class Resolver(Value, frozen=True):
-    """The cluster's DNS Service as a node sees it: its cluster addresses; `cached`: this node's own cache answers."""
+    """The cluster's DNS Service as a node sees it: its cluster addresses; `cached`: this node's own cache answers;
+    `known`: addresses of the node's pods whose searches the server completes, and which it therefore has to see."""
 
     addresses: Words = ()
     cached: bool = False
+    known: Words = ()
 
 
 class Problem(Value, frozen=True):

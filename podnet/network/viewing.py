@@ -13,6 +13,8 @@ import msgspec
 
 from podnet.network.backends import validate
 from podnet.network.dns import node_cache
+from podnet.network.dns.records import pod_addresses
+from podnet.network.dns.zone import completes
 from podnet.network.leases import Leases, leases, node_of
 from podnet.network.memo import Memo, each, forget, group, recall
 from podnet.network.nodes import addresses_of, ranges_of, usable_address, usable_range
@@ -35,7 +37,7 @@ from podnet.network.view import (
     is_v6,
 )
 from podnet.objects.cluster import Cluster, Key
-from podnet.objects.core import ZONE, Node
+from podnet.objects.core import ZONE, Node, Pod
 from podnet.objects.network import ACCEPTS_ANNOTATION, NETWORK_NAME, PRIMARY, SENDS_ANNOTATION, NetworkSpec
 
 Network = IPv4Network | IPv6Network
@@ -106,14 +108,25 @@ def view(
         algorithms=algorithms,
         borne=borne(cluster, facts.node, memo),
         checks=health_checks(cluster, facts.node, memo, without) if served else (),
-        resolver=_resolver(cluster, network, cached, memo),
+        resolver=_resolver(cluster, facts.node, network, cached, memo),
     )
 
 
-def _resolver(cluster: Cluster, network: NetworkSpec, cached: bool, memo: Memo) -> Resolver:
+def _resolver(cluster: Cluster, node: str, network: NetworkSpec, cached: bool, memo: Memo) -> Resolver:
     service = cluster.services.get(_dns_service(network))
-    key = ("resolver", str(cached))
-    return recall(memo, key, (service,), lambda: Resolver(cluster_addresses(service) if service else (), cached))
+    completed = group(
+        memo, "completed", cluster.pods, lambda pod: pod.spec.node_name if completes(pod, False) else None
+    )
+    mine = completed.get(node, _NO_PODS)
+
+    def made() -> Resolver:
+        known = sorted({ip for pod in mine.values() for ip in pod_addresses(pod)})
+        return Resolver(cluster_addresses(service) if service else (), cached, tuple(known))
+
+    return recall(memo, ("resolver", str(cached)), (service, mine), made)
+
+
+_NO_PODS: Mapping[Key, Pod] = {}
 
 
 def _dns_service(network: NetworkSpec) -> Key:

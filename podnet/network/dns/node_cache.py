@@ -8,6 +8,9 @@ What the cache has not, it asks at the next address, 169.254.20.11: as 169.254.2
 that the DNS Service has on this node, so the proxy, in whichever mode, leads from there to any ready endpoint, and the
 cache's settings never depend on who that is.
 
+A pod whose searches the server completes (answers.py) is in `known`: its packets pass by the cache, which would hide
+its address, and would give what it hears to others.
+
 When the cache does not answer, its addresses are in `fallen`, and that is all: packets are tracked again, so the proxy
 leads them to the Service's endpoints. Only where its virtual servers would take packets for the link-local address away
 from the cache (mode ipvs) is that a frontend no sooner than then; and the Service's own address is ipvs's for good.
@@ -51,9 +54,11 @@ _FAMILIES = {False: ("ip", "ipv4_addr"), True: ("ip6", "ipv6_addr")}
 _SETS = """\
   set caches-%(ip)s { type %(type)s; }
   set fallen-%(ip)s { type %(type)s; }
+  set known-%(ip)s { type %(type)s; }
   set resolvers-%(ip)s { type %(type)s; }
   set limited-%(ip)s { type %(type)s; size 65536; flags dynamic,timeout; timeout 60s; counter; }
   chain cached-%(ip)s {
+    %(ip)s saddr @known-%(ip)s accept
     %(ip)s daddr @fallen-%(ip)s accept
     %(ip)s daddr @caches-%(ip)s notrack
   }
@@ -126,6 +131,7 @@ def keep(view: NodeView, mode: str) -> Iterator[Resource]:
     yield from (_element("caches", address) for address in there.asked)
     if not (view.resolver.cached and spec.node_local):
         yield from (_element("fallen", address) for address in there.asked)
+    yield from (_element("known", address) for address in view.resolver.known)
     yield Bridge(name=LINK, alias="podnet DNS cache")  # as good as a dummy link, which not every kernel has
     for address in (*there.asked, there.upstream):
         yield Address(LINK, f"{address}/{128 if is_v6(address) else 32}", deprecated=True)

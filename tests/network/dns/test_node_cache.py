@@ -11,11 +11,13 @@ from msgspec.structs import replace
 
 from podnet.network.desired import desired, node_state
 from podnet.network.dns import node_cache
+from podnet.network.dns.named import SEARCH_ANNOTATION
 from podnet.network.memo import Memo
 from podnet.network.proxy.announce import tell
 from podnet.network.view import LocalFacts, NodeView
 from podnet.network.viewing import problems, view
 from podnet.objects.cluster import Cluster
+from podnet.objects.core import Pod, PodIP, PodSpec, PodStatus
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.network import DnsSpec, ProxySpec
 from podnet.objects.services import Service, ServicePort
@@ -79,6 +81,22 @@ def test_a_cache_has_the_services_addresses_and_its_own() -> None:
     assert "--server=169.254.20.11" in daemon.argv
     assert {word.partition("=")[2] for word in daemon.argv if word.startswith("--listen-address=")} == asked
     assert tuple(tell(plan(found, {}))) == ()
+
+
+def test_pods_whose_searches_the_server_completes_pass_by_the_cache() -> None:
+    def one(name: str, where: str, *ips: str, asks: str = "server") -> Pod:
+        meta = ObjectMeta(name=name, namespace="demo", annotations={SEARCH_ANNOTATION: asks})
+        return Pod(meta, PodSpec(node_name=where), PodStatus(phase="Running", pod_ips=tuple(map(PodIP, ips))))
+
+    there = (
+        one("a", "n1", "10.244.1.5", "fd00:10:244:1::5"),
+        one("b", "n2", "10.244.2.5"),
+        one("c", "n1", "10.244.1.6", asks="client"),
+        one("d", "n1"),
+    )
+    pods = {each.key: each for each in there}
+    assert elements(kept(world().with_objects("pods", pods)), "known") == {"10.244.1.5", "fd00:10:244:1::5"}
+    assert elements(kept(world(DnsSpec()).with_objects("pods", pods)), "known") == set()
 
 
 def test_when_it_does_not_answer_its_addresses_have_fallen_and_nothing_else_changes() -> None:
