@@ -120,8 +120,8 @@ class Kubelet:
 
     def _dns(self) -> ClusterDns:
         cluster = self._cluster.cluster
-        spec = (cluster.network or NetworkConfig()).spec.dns
-        namespace, _, name = spec.service.partition("/")
+        spec = (cluster.network or NetworkConfig()).spec
+        namespace, _, name = spec.dns.service.partition("/")
         service = cluster.services.get((namespace, name))
         return cluster_dns(spec, service, tuple(registry.dns_addresses(len(self._node.addresses) > 1)))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from podnet.network.value import Value
 from podnet.objects.core import Pod
-from podnet.objects.network import DnsSpec
+from podnet.objects.network import NetworkSpec
 from podnet.objects.services import Service
 
 MOST_SERVERS = 3
@@ -48,16 +48,18 @@ class ResolvConf(Value, frozen=True):
         return "".join(f"{line}\n" for line in lines)
 
 
-def cluster_dns(spec: DnsSpec, service: Service | None, usual: tuple[str, ...]) -> ClusterDns:
+def cluster_dns(network: NetworkSpec, service: Service | None, usual: tuple[str, ...]) -> ClusterDns:
     """Where a node's pods ask. `service`: the DNS Service, whose addresses are `usual` as long as there is none.
 
-    With a cache on the node its own addresses come first. The Service's first still follows: who runs when the cache
-    is switched off keeps its resolv.conf.
+    A cache on the node answers at the Service's address, so pods need not know of it, and may outlive it. In mode ipvs
+    it can't: there its own addresses come first.
     """
-    addresses = (
-        tuple(each for each in (service.spec.cluster_ips if service else ()) if each not in ("", "None")) or usual
-    )
-    return ClusterDns((*spec.local_addresses, *addresses[:1]) if spec.node_local else addresses, spec.domain)
+    dns = network.dns
+    addresses = tuple(each for each in (service.spec.cluster_ips if service else ()) if each not in ("", "None"))
+    addresses = addresses or usual
+    if dns.node_local and network.proxy.mode == "ipvs":
+        addresses = (*dns.local_addresses, *addresses[:1])
+    return ClusterDns(addresses, dns.domain)
 
 
 def resolv_conf(pod: Pod, ips: Iterable[str], cluster: ClusterDns, node: ResolvConf) -> ResolvConf:

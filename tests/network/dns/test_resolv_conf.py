@@ -9,7 +9,7 @@ import pytest
 from podnet.network.dns.resolv_conf import ClusterDns, ResolvConf, cluster_dns, fitted, read, resolv_conf
 from podnet.objects.codec import convert
 from podnet.objects.core import Pod
-from podnet.objects.network import DnsSpec
+from podnet.objects.network import DnsSpec, NetworkSpec, ProxySpec
 from podnet.objects.services import Service
 
 NODE = """\
@@ -137,13 +137,15 @@ def test_searches_that_resolvers_take(searches: tuple[str, ...], kept: int) -> N
 
 
 def test_the_services_own_addresses_or_the_usual() -> None:
-    assert cluster_dns(DnsSpec(), SERVICE, ("10.0.0.10",)).servers == (DNS4, DNS6)
-    assert cluster_dns(DnsSpec(domain="example.org"), None, ("10.0.0.10",)) == ClusterDns(("10.0.0.10",), "example.org")
+    network = NetworkSpec(dns=DnsSpec(domain="example.org"))
+    assert cluster_dns(network, SERVICE, ("10.0.0.10",)) == ClusterDns((DNS4, DNS6), "example.org")
+    assert cluster_dns(network, None, ("10.0.0.10",)).servers == ("10.0.0.10",)
     headless = convert({"spec": {"clusterIPs": ["None"]}}, Service)
-    assert cluster_dns(DnsSpec(), headless, ("10.0.0.10",)).servers == ("10.0.0.10",)
+    assert cluster_dns(network, headless, ("10.0.0.10",)).servers == ("10.0.0.10",)
 
 
-def test_the_cache_of_the_node_comes_first() -> None:
-    found = cluster_dns(DnsSpec(node_local=True), SERVICE, ())
-    assert found.servers == (*DnsSpec().local_addresses, DNS4)
+@pytest.mark.parametrize("mode", ["nftables", "iptables", "userspace", "ipvs"])
+def test_pods_are_told_of_the_nodes_cache_only_where_it_has_not_the_services_address(mode: str) -> None:
+    found = cluster_dns(NetworkSpec(dns=DnsSpec(node_local=True), proxy=ProxySpec(mode)), SERVICE, ())
+    assert found.servers == ((*DnsSpec().local_addresses, DNS4) if mode == "ipvs" else (DNS4, DNS6))
     assert fitted(resolv_conf(pod(), BOTH, found, HOME))[1] == (), "nothing is left out"
