@@ -99,7 +99,9 @@ def answer(zone: Zone, query: Query, size: int | None = None, turn: int = 0, nam
 
 def _unfit(query: Query) -> int:
     """Why a query is not looked at, NOERROR when it is."""
-    if query.flags >> 11 & 0xF or (query.type in _META and query.type != dns.ANY):
+    if query.flags >> 11 & 0xF:
+        return dns.NOTIMP
+    if query.type in _META and query.type != dns.ANY:
         return dns.REFUSED if query.type == dns.AXFR else dns.NOTIMP
     if query.edns and query.version:
         return dns.BADVERS

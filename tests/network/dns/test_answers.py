@@ -31,6 +31,7 @@ def heard(message: bytes) -> dns.Message:
         (dns.AXFR, 1, 0x0100, dns.REFUSED),
         (251, 1, 0x0100, dns.NOTIMP),
         (A, 1, 0x2100, dns.NOTIMP),
+        (dns.AXFR, 1, 0x2100, dns.NOTIMP),
         (A, 1, 0x2800, dns.NOTIMP),
         (65280, 1, 0x0100, dns.NOERROR),
     ],
