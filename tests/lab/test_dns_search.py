@@ -237,3 +237,24 @@ def test_a_trace_finds_an_upstream_that_is_silent(world: World) -> None:
         return any(each.startswith("192.0.2.99:53 (stub domain corp.test) gives") for each in value["faults"])
 
     until(told, "the trace names the stub domain's server", 60)
+
+
+def test_beside_a_cache_on_each_node(world: World) -> None:
+    world.lead_to(10053)
+    world.live.configure(dns={"nodeLocal": True})
+    name = f"kubernetes.default.{SVC}."
+
+    def by(pod: str) -> str:
+        found: str = world.trace(name, "--type", "A", pod=pod)["steps"][0]["asked"][0]["by"]
+        return found
+
+    until(lambda: by("default/plain") == "dnsmasq of node node2", "the node's cache answers", 60)
+    assert by("default/asker").endswith(" kubedns")
+    with world.counted("asker") as questions:
+        assert world.execute("default/asker", sys.executable, "-I", "-S", "-c", PYTHON).split() == [WWW, SIX]
+    assert len(questions) == 2
+    assert "status: NXDOMAIN" in world.live.run("default/plain", ["dig", "@10.96.0.10", FIRST])
+    heard = [world.trace(name, "--type", "A", pod="default/plain")["steps"][0]["asked"][0] for _ in range(2)]
+    assert heard[1]["from"] == "its cache"
+    world.live.configure(dns={"nodeLocal": False})
+    until(lambda: by("default/plain") != "dnsmasq of node node2", "the Service answers", 60)
