@@ -55,7 +55,7 @@ async def test_who_waits_no_longer_kills_it() -> None:
 
 async def test_signals_reach_it_while_it_runs() -> None:
     said: list[bytes] = []
-    child = sh("trap 'echo hup' HUP; echo ready; while :; do sleep 0.05; done", said)
+    child = sh("sleep 600 & trap 'echo hup' HUP; echo ready; while :; do wait; done", said)
     await until(lambda: said == [b"ready\n"])
     child.signal(signal.SIGHUP)
     await until(lambda: b"".join(said) == b"ready\nhup\n")
