@@ -30,7 +30,8 @@ NAMES = [
     "web.demo.svc.cluster.local", "WEB.Demo.svc.cluster.local", "_http._tcp.web.demo.svc.cluster.local",
     "_tcp.web.demo.svc.cluster.local", "db.demo.svc.cluster.local", "db-0.db.demo.svc.cluster.local",
     "many.demo.svc.cluster.local", "outside.demo.svc.cluster.local", "inside.demo.svc.cluster.local",
-    "loop.demo.svc.cluster.local", "none.demo.svc.cluster.local", "svc.cluster.local", "cluster.local", "dns-version.cluster.local",
+    "loop.demo.svc.cluster.local", "none.demo.svc.cluster.local", "svc.cluster.local", "cluster.local",
+    "dns-version.cluster.local",
     "10-0-1-1.demo.pod.cluster.local", "1.0.96.10.in-addr.arpa", "7.0.96.10.in-addr.arpa", "www.example.com", "local",
     "www.example.com.demo.svc.cluster.local", ".", "x" * 63 + "." + "y" * 63 + "." + "z" * 63 + ".cluster.local",
 ]  # fmt: skip

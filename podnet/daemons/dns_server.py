@@ -3,7 +3,8 @@
 An answer that is known at once is sent before the next packet is looked at, without a task or a copy. One that others
 must be asked for is a coroutine, of which so many may be under way; who comes beyond that hears SERVFAIL and no memory
 grows. A TCP connection may ask again and again (RFC 7766); it ends when it is silent for a while, and when there are
-too many of them the new one is closed.
+too many of them the new one is closed. Whoever sends more than a question needs is not listened to any more, so what
+all connections hold is bounded.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ PENDING = 1000
 
 CONNECTIONS, CONNECTIONS_EACH = 1000, 100
 IDLE_SECONDS = 10.0
+LONGEST = 4096
+"""Bytes of a question by TCP: a name, and EDNS with any options that are in use."""
+
 _BUFFER = 4 << 20
 
 
@@ -59,12 +63,17 @@ class DnsServer:
         streams = bound(address, datagrams.getsockname()[1], socket.SOCK_STREAM)
         transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
         self._transports.append(transport)
-        self._servers.append(await asyncio.start_server(self._stream, sock=streams, limit=1 << 16))
+        self._servers.append(await asyncio.start_server(self._stream, sock=streams, limit=LONGEST))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""
         return [transport.get_extra_info("sockname")[:2] for transport in self._transports]
+
+    @property
+    def connections(self) -> int:
+        """How many TCP connections there are."""
+        return self._clients.total()
 
     async def close(self) -> None:
         """Take no more questions; answers under way are still given, for a second."""
@@ -95,7 +104,7 @@ class DnsServer:
         client = writer.get_extra_info("peername", ("",))[0]
         self._clients[client] += 1
         try:
-            if self._clients[client] <= CONNECTIONS_EACH and self._clients.total() <= CONNECTIONS:
+            if self._clients[client] <= CONNECTIONS_EACH and self.connections <= CONNECTIONS:
                 await self._converse(reader, writer, client)
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             pass
@@ -109,6 +118,8 @@ class DnsServer:
         while True:
             async with asyncio.timeout(self._idle):
                 size = int.from_bytes(await reader.readexactly(2), "big")
+                if size > LONGEST:
+                    return
                 message = await reader.readexactly(size)
             said = [*await self._answering.stream(message, client)]
             if not said:
