@@ -20,7 +20,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 1024, DRAIN_SECONDS = 5, LOOK_MS = 50 };
+#ifndef DRAIN_SECONDS
+#define DRAIN_SECONDS 5
+#endif
+
+enum { MOST = 1024, LOOK_MS = 50 };
 
 static char clients[MOST]; /* descriptors that clients send to */
 static char kept[MOST];    /* inherited, and not taken over yet: programs close what they do not know */
@@ -128,7 +132,8 @@ static int until_the_end(const struct pollfd *fds, nfds_t count)
         getsockopt(fds[i].fd, SOL_SOCKET, SO_DOMAIN, &family, &(socklen_t){sizeof family});
         busy = (family == AF_INET || family == AF_INET6) && !is(clients, fds[i].fd);
     }
-    if (!busy || now.tv_sec - begun.tv_sec >= DRAIN_SECONDS)
+    long passed = (now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000;
+    if (!busy || passed >= DRAIN_SECONDS * 1000)
         _exit(0);
     return LOOK_MS;
 }

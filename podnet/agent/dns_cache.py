@@ -75,7 +75,8 @@ class DnsCache:
         self._answered = 0.0
         self._left = 0.0
         self._turn = 0
-        self._births = Births()
+        self._births: Births | None = None
+        self._seen = Cluster()
         self.purging = Purging(self._has, self._clear, clock)
         self._signals: set[asyncio.Task[None]] = set()
 
@@ -93,14 +94,21 @@ class DnsCache:
         if self.state is None:
             self.state = State(await self._ask_counter(places.asked[0]))
             self._answered = self._clock()
+            if self.state.answers:
+                self._clear()  # who knows which names came to be while nobody watched
         return self.state.answers
 
     def follow(self, cluster: Cluster) -> None:
         """A new snapshot: what the cache remembers of names that came to be is no longer true."""
+        before, self._seen = self._seen, cluster
         if cluster.network is None or self.state is None:
-            self._births = Births()
+            self._births = None
             return
-        born = self._births.follow(cluster, cluster.network.spec.dns.domain)
+        domain = cluster.network.spec.dns.domain
+        if self._births is None:
+            self._births = Births()
+            self._births.follow(before, domain)
+        born = self._births.follow(cluster, domain)
         self.purging.add((dns.text(name), dns.TYPE_NAMES[type_]) for name, type_ in born)
 
     async def run(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from podnet.state.host import Daemon
 from podnet.state.iptables import IptablesChain
 from podnet.state.nft import NftTable
 from podnet.state.plan import Plan, place
@@ -21,6 +22,8 @@ def describe(resource: Resource) -> str:
     if isinstance(resource, IptablesChain) and resource.rules:
         rules = "".join(f"  {rule}\n" for rule in resource.rules)
         return f"iptableschain {resource.family} {resource.table} {resource.name} {{\n{rules}}}"
+    if isinstance(resource, Daemon):
+        return " ".join(("daemon", resource.name, *resource.argv, *(() if resource.current else ("(outdated)",))))
     words = " ".join(_fields(resource))
     return f"{type(resource).__name__.lower()} {words}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from podnet.state.host import Sysctl
+from podnet.state.host import Daemon, Sysctl
 from podnet.state.links import Bridge, Redirect, Shaper, Veth, VethPeer, Vxlan
 from podnet.state.nft import Element, NftTable
 from podnet.state.plan import plan
@@ -29,6 +29,8 @@ LINES: list[tuple[Resource, str]] = [
     (Route("10.1.0.0/16", via="10.0.0.2", dev="eth0", onlink=True), "route 10.1.0.0/16 via=10.0.0.2 dev=eth0 onlink"),
     (Route("10.1.0.2/32", dev="podnet1", scope_link=True), "route 10.1.0.2/32 dev=podnet1 scope_link"),
     (Sysctl("net/ipv4/ip_forward", "1"), "sysctl net/ipv4/ip_forward value=1"),
+    (Daemon("cache", ("dnsmasq", "-k")), "daemon cache dnsmasq -k"),
+    (Daemon("cache", ("dnsmasq", "-k"), current=False), "daemon cache dnsmasq -k (outdated)"),
     (Shaper("podnet1", 1000, 80), "shaper dev=podnet1 rate=1000 burst=80"),
     (Redirect("podnet1", "podneti1"), "redirect dev=podnet1 to=podneti1"),
     (Element("inet", "podnet-x", "ports", "1 . 2"), "element family=inet table=podnet-x set=ports element=1 . 2"),
