@@ -46,6 +46,9 @@ NAMES = 10_000
 FORWARDED = 2_000
 """Questions that may wait for their answers at a time."""
 
+CONNECTIONS = 200
+"""By TCP, at a time; dnsmasq's own 20 one pod could take all."""
+
 RETRY = "250,3000"
 """Milliseconds after which it asks again, each time later, from another port and so perhaps another endpoint; and for
 how long."""
@@ -190,7 +193,7 @@ def _dnsmasq(there: Places) -> Daemon:
         "--no-resolv", "--no-hosts", "--bind-interfaces", f"--port={PORT}",
         *(f"--listen-address={address}" for address in there.asked),
         f"--server={there.upstream}", f"--cache-size={NAMES}", f"--dns-forward-max={FORWARDED}",
-        f"--fast-dns-retry={RETRY}", "--port-limit=4",
+        f"--fast-dns-retry={RETRY}", "--port-limit=4", f"--max-tcp-connections={CONNECTIONS}",
     )  # fmt: skip
     sockets = tuple(f"{protocol}/{address}/{PORT}" for address in there.asked for protocol in ("udp", "tcp"))
     return Daemon(NAME, ("dnsmasq", *options), sockets=sockets)
