@@ -149,7 +149,7 @@ def test_who_awaits_an_answer_has_a_while(place: Place) -> None:
     began = time.monotonic()
     busy.process.send_signal(DRAIN)
     assert busy.process.wait(SECONDS) == 0
-    assert time.monotonic() - began > 3.9
+    assert time.monotonic() - began > 0.9
     with pytest.raises(OSError, match="refused"):
         place.connect()
 
