@@ -82,15 +82,15 @@ class Naming:
                 if not some:
                     self._wake.clear()
                     continue
+                for each in some:
+                    del self._born[each]  # one that is born again meanwhile is told again
                 try:
                     async with session.post(self._purge, data=_names(some)) as answer:
                         answer.raise_for_status()
                 except (aiohttp.ClientError, TimeoutError) as error:
                     log.warning("%s: %r", self._purge, error)
+                    self._born.update(dict.fromkeys(some))
                     await asyncio.sleep(PURGE_SECONDS)
-                    continue
-                for each in some:
-                    del self._born[each]
 
 
 def _names(born: Iterable[tuple[bytes, int]]) -> bytes:
