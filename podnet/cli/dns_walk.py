@@ -108,7 +108,7 @@ class Walk:
         """Walk the search as the pod's resolver does, then look behind each answer."""
         walked: list[Taken] = []
         for step in search.steps(name, self.resolver, self.libc):
-            walked.append(Taken(step, tuple(self._asked(step.name, type_) for type_ in types)))
+            walked.append(Taken(step, tuple(self._each_type(step.name, types))))
             heard = [each.heard for each in walked[-1].asked]
             rcode = next((each.rcode for each in heard if each.rcode != dns.NOERROR), dns.NOERROR)
             if search.ends(rcode, walked[-1].found, self.libc):
@@ -119,6 +119,14 @@ class Walk:
         advice = search.needless(len(taken), name, self.resolver, len(types)) if outside else ""
         reached = tuple(_reached(self.node, self.pod, last.asked))
         return Trace(self.pod.name, name, self.libc, self.resolver, taken, advice, reached)
+
+    def _each_type(self, name: str, types: Sequence[str]) -> Iterator[Asked]:
+        """The questions of a step; a libc sends them at once, so who waited for one in vain need not wait again."""
+        for type_ in types:
+            asked = self._asked(name, type_)
+            yield asked
+            if asked.heard.rcode is None:
+                return
 
     def _asked(self, name: str, type_: str) -> Asked:
         """One question: each server in turn, as often as resolv.conf says, until one gives a useful answer."""

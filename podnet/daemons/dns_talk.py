@@ -7,13 +7,12 @@ what is asked about the server before and after it, from one socket, are heard b
 
 from __future__ import annotations
 
-import errno
 import secrets
 import socket
 import time
 from typing import Self
 
-from podnet.kernel.netlink import NETFILTER, Netlink, NetlinkError
+from podnet.kernel.netlink import NETFILTER, Netlink
 from podnet.kernel.netns import NoNamespace, inside, socket_in
 from podnet.network.dns.tracing import Counters, Heard, heard
 from podnet.wire import conntrack, dns
@@ -72,9 +71,7 @@ class DnsTalk:
         try:
             with Netlink(NETFILTER, node_netns) as netlink:
                 flow = conntrack.decode(netlink.get(conntrack.named(socket.IPPROTO_UDP, source, self._server)))
-        except (NetlinkError, NoNamespace) as error:
-            if isinstance(error, NetlinkError) and error.errno not in (errno.ENOENT, errno.EPERM):
-                raise
+        except (OSError, NoNamespace):
             return ""
         return flow.answered_by if flow and flow.answered_by != self._server[0] else ""
 
