@@ -101,6 +101,15 @@ async def test_a_port_that_is_taken() -> None:
             await DnsServer(Answers()).listen("127.0.0.1", server.addresses[0][1])
 
 
+async def test_a_burst_waits_for_a_busy_server() -> None:
+    async with served() as (asking, answers, server):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+            for _ in range(200):  # while this runs, the server does not
+                sending.sendto(QUESTION, server.addresses[0])
+        assert (await asking.ask("web", A)).answers
+        assert len(answers.seen) == 201
+
+
 async def test_many_questions_in_one_connection() -> None:
     async with served() as (_, _, server):
         reader, writer = await asyncio.open_connection(*server.addresses[0])
