@@ -59,18 +59,16 @@ class World:
         return self._answering("kubedns", [f"{BIN}/podnet", *words], KUBEDNS)
 
     def cache(self) -> subprocess.Popen[bytes]:
-        """Start dnsmasq as it is run in front of kubedns."""
+        """Start dnsmasq as podnet keeps it in front of kubedns."""
         classic = dnsmasq.defaults(dns_objects.DOMAIN, settings.Server("127.0.0.1", KUBEDNS))
-        plan = dnsmasq.plan((*classic, "--no-resolv", *_place(CACHE)), f"{FOLDER}/servers")
-        with open(f"{FOLDER}/servers", "w", encoding="ascii") as file:
-            file.write(dnsmasq.servers(settings.NOTHING, ()))
-        return self._answering("cache", ["dnsmasq", *plan.args], CACHE)
+        keeper = [f"{BIN}/podnet", "dns", "dnsmasq", "--lameduck", "0", "--", *classic, "--no-resolv"]
+        return self._answering("cache", [*keeper, *_place(CACHE)], CACHE)
 
     def bare(self) -> subprocess.Popen[bytes]:
         """Start dnsmasq with the cluster's names in a file."""
         with open(f"{FOLDER}/hosts", "w", encoding="ascii") as file:
             file.writelines(f"{dns_objects.cluster_ip(n)} {self.name(n)}\n" for n in range(self.services))
-        words = ["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--log-facility=-"]
+        words = ["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file="]
         return self._answering("bare", ["dnsmasq", *words, f"--addn-hosts={FOLDER}/hosts", *_place(BARE)], BARE)
 
     def name(self, number: int) -> str:
@@ -85,7 +83,7 @@ class World:
 
 
 def _place(port: int) -> tuple[str, ...]:
-    return (f"--port={port}", "--listen-address=127.0.0.1", "--bind-interfaces", "--user=root", "--pid-file=")
+    return (f"--port={port}", "--listen-address=127.0.0.1", "--bind-interfaces", "--user=root")
 
 
 def _answers(port: int, name: str) -> bool:

@@ -26,6 +26,7 @@ class Programs:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(
         self, name: str, words: Sequence[str], place: str = "", cpu: int | None = None
@@ -34,7 +35,9 @@ class Programs:
         before = ["nsenter", f"--net={place}"] if place else []
         before += ["taskset", "-c", str(cpu)] if cpu is not None else []
         with open(self._log(name), "wb") as log:
-            return subprocess.Popen([*before, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            started = subprocess.Popen([*before, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._started[name] = started
+        return started
 
     def said(self, name: str) -> bytes:
         """The last lines of a log."""
@@ -45,7 +48,7 @@ class Programs:
         """Wait for what shows that it is ready. Raises NotReady."""
         end = time.monotonic() + seconds
         while not ready():
-            if time.monotonic() > end:
+            if time.monotonic() > end or self._started[name].poll() is not None:
                 raise NotReady(f"{name} did not come up:\n{self.said(name).decode(errors='replace')}")
             time.sleep(0.02)
 
