@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from podnet.bench import dns_change
@@ -11,7 +11,7 @@ from podnet.bench.dns_load import Run, load, names
 from podnet.bench.dns_objects import EACH
 from podnet.bench.dns_world import BARE, CACHE, FOLDER, KUBEDNS, World
 from podnet.bench.figures import Figure, at_least, at_most, figure, in_turns, ratios, say
-from podnet.bench.programs import cpu_seconds, resident
+from podnet.bench.programs import children, cpu_seconds, resident
 from podnet.bench.service_change import worst
 
 NAME = "dns"
@@ -35,28 +35,25 @@ def suite() -> Iterator[Figure]:
     size = f"{SERVICES:,} Services x {EACH}"
     yield figure(NAME, f"resident memory of kubedns, {size}", "MB", [resident(kubedns.pid)], at_most(MEGABYTES))
     every = names(f"{FOLDER}/every", [world.name(number) for number in range(SERVICES)])
-    rates, spent = _full_load(kubedns.pid, every)
+    say(f"kubedns alone, {TURNS} turns")
+    turns = [_measured(KUBEDNS, [kubedns.pid], every) for _ in range(TURNS)]
+    rates = [rate for rate, _ in turns]
     yield figure(NAME, f"kubedns alone, A, {SERVICES:,} Services", "answers/s", rates, at_least(30_000))
-    yield figure(NAME, "its CPU for an answer", "us", spent, at_most(1e6 / 30_000))
+    yield figure(NAME, "its CPU for an answer", "us", [spent for _, spent in turns], at_most(1e6 / 30_000))
     bare = world.bare()
     yield from _half_load(every, median(rates) / 2)
-    yield from _in_front(world)
+    yield from _in_front(world, bare.pid)
     bare.terminate()
     bare.wait()
     yield from dns_change.changes(NAME, world)
     yield figure(NAME, "resident memory of kubedns after that", "MB", [resident(kubedns.pid)], at_most(MEGABYTES))
 
 
-def _full_load(pid: int, questions: str) -> tuple[list[float], list[float]]:
-    """Answers in a second, and microseconds of CPU for each, by turn."""
-    rates, spent = [], []
-    for turn in range(TURNS):
-        say(f"kubedns alone: turn {turn + 1} of {TURNS}", again=turn + 1 < TURNS)
-        before = cpu_seconds(pid)
-        run = _right(load(KUBEDNS, questions, SECONDS))
-        rates.append(run.rate)
-        spent.append((cpu_seconds(pid) - before) / run.answers * 1e6)
-    return rates, spent
+def _measured(port: int, pids: Sequence[int], questions: str) -> tuple[float, float]:
+    """Answers in a second, and microseconds of CPU of these processes for each."""
+    before = sum(map(cpu_seconds, pids))
+    run = _right(load(port, questions, SECONDS))
+    return run.rate, (sum(map(cpu_seconds, pids)) - before) / run.answers * 1e6
 
 
 def _half_load(questions: str, rate: float) -> Iterator[Figure]:
@@ -70,20 +67,21 @@ def _p99(port: int, questions: str, rate: float) -> float:
     return worst(_right(load(port, questions, SECONDS, rate, each=True)).each) * 1e3
 
 
-def _in_front(world: World) -> Iterator[Figure]:
+def _in_front(world: World, bare: int) -> Iterator[Figure]:
     """dnsmasq with kubedns behind it, and with a file of the same names."""
     cache = world.cache()
     some = names(f"{FOLDER}/some", [world.name(number) for number in range(min(CACHED, SERVICES))])
-    pairs = in_turns(lambda: _rate(CACHE, some), lambda: _rate(BARE, some), TURNS, "dnsmasq in front, and alone")
+    ours, theirs = [cache.pid, *children(cache.pid)], [bare]
+    pairs = in_turns(
+        lambda: _measured(CACHE, ours, some), lambda: _measured(BARE, theirs, some), TURNS, "dnsmasq in front, and bare"
+    )
     cache.terminate()
     cache.wait()
     what = "dnsmasq in front of kubedns, names cached"
-    yield figure(NAME, what, "answers/s", [ours for ours, _ in pairs])
-    yield figure(NAME, f"{what}, to dnsmasq with a hosts file", "ratio", ratios(pairs), at_least(0.9))
-
-
-def _rate(port: int, questions: str) -> float:
-    return _right(load(port, questions, SECONDS)).rate
+    by_rate, by_cpu = ([(mine[of], other[of]) for mine, other in pairs] for of in (0, 1))
+    yield figure(NAME, what, "answers/s", [mine for mine, _ in by_rate])
+    yield figure(NAME, f"{what}, to dnsmasq with a hosts file", "ratio", ratios(by_rate), at_least(0.9))
+    yield figure(NAME, "the same of CPU for an answer", "ratio", ratios(by_cpu), at_most(1 / 0.9))
 
 
 def _right(run: Run) -> Run:

@@ -70,6 +70,12 @@ def resident(pid: int) -> float:
     return int(found[1]) * 1024 / 1e6
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(word) for word in file.read().split()]
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU seconds of all threads of a process that live, from the scheduler, to the nanosecond."""
     total = 0
