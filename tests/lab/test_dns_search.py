@@ -8,7 +8,9 @@ namespace default: `asker` asks to have its searches completed, `plain` does not
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -237,6 +239,30 @@ def test_a_trace_finds_an_upstream_that_is_silent(world: World) -> None:
         return any(each.startswith("192.0.2.99:53 (stub domain corp.test) gives") for each in value["faults"])
 
     until(told, "the trace names the stub domain's server", 60)
+
+
+def test_a_trace_finds_a_layer_that_is_behind(world: World) -> None:
+    """kubedns of one pod stands still while a Service comes to be that its cache was asked for before."""
+    world.lead_to(53)
+    one, name = world.live.place("kube-dns-1").addresses[0], f"late.default.{SVC}"
+    assert "status: NXDOMAIN" in world.live.run("default/plain", ["dig", f"@{one}", name])
+    (sandbox,) = (each for each in entering.sandboxes(world.live.lab) if each.name == "kube-dns-1")
+    kubedns = dict(entering.containers(sandbox))["kubedns"]
+    os.kill(kubedns, signal.SIGSTOP)
+    try:
+        late = {"metadata": {"name": "late"}, "spec": {"ports": [{"port": 80}]}}
+        world.live.api(lambda api: api.create(SERVICES, late, "default", into=dict))
+        faults = world.trace(f"{name}.", "--type", "A", code=1)["faults"]
+    finally:
+        os.kill(kubedns, signal.SIGCONT)
+    stale = (
+        rf"kube-system/kube-dns-1: dnsmasq says NXDOMAIN about {name}. A, the API has .*: .* stale, for \d+ s at most"
+    )
+    assert any(re.match(stale, each) for each in faults), faults
+    assert any("kube-dns-1: kubedns gives no answer" in each for each in faults)
+    assert not any("kube-dns-2" in each for each in faults)
+    words = ("dns", "trace", f"{name}.", "--type", "A", "--from", "default/asker", "-o", "json")
+    until(lambda: not json.loads(world.live.podnet(*words, code=None))["faults"], "all agree", 40)
 
 
 def test_beside_a_cache_on_each_node(world: World) -> None:
