@@ -151,6 +151,8 @@ class Walk:
             namespace = self.direct if layer.program == "kubedns" else ""
             expected = explain(self.cluster, self.options, asked.name, number, self.memo, namespace)
             faults += disagreements(f"{asked.name} {asked.type}", expected, [layer])
+        if asked.heard.rcode is None and not self.servers:
+            faults.append(f"no pod behind Service {'/'.join(self.service)} is ready, so nobody can answer there")
         if not ours and asked.heard.rcode not in (dns.NOERROR, dns.NXDOMAIN):
             faults += self._outside(asked.name, number)
         return msgspec.structs.replace(asked, layers=layers, faults=tuple(faults))

@@ -179,6 +179,17 @@ def test_a_stub_domain_that_is_silent(podnet: Podnet, servers: Servers, monkeypa
     assert "192.0.2.7:53 (stub domain corp.test) gives demo/client no answer either (no answer)" in value["faults"]
 
 
+def test_no_server_is_ready(podnet: Podnet, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def the_cluster(_: object) -> Cluster:
+        return world().with_objects("endpointslices", {})
+
+    monkeypatch.setattr(dns_walk, "_cluster", the_cluster)
+    servers.at["10.96.0.10", 53] = lambda name, type_: Heard(error="Connection refused")
+    value = trace(podnet, "web", code=1)
+    assert value["faults"] == ["no pod behind Service kube-system/kube-dns is ready, so nobody can answer there"]
+    assert [each["rcode"] for each in value["steps"][0]["asked"]] == ["Connection refused"], "it is enough to wait once"
+
+
 def test_addresses_and_what_is_no_name(podnet: Podnet, servers: Servers) -> None:
     assert trace(podnet, "10.96.0.7")["steps"][0]["asked"][0]["answers"][0]["text"] == f"web.demo.{SVC}"
     assert podnet("dns", "trace", "a..b", "--from", "demo/client")[0] == 2
