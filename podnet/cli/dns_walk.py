@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import click
 import msgspec
 
-from podnet.cli.target import AgentAway, Node, Target, endpoints
+from podnet.cli.target import AgentAway, Node, Target, endpoints, endpoints_on_record
 from podnet.errors import UserError
 from podnet.network.dns import search
 from podnet.network.dns.explain import Explanation, asked_outside, explain
@@ -95,6 +95,7 @@ class Walk:
         self.cluster = asyncio.run(_cluster(target.kubeconfig))
         spec = self.cluster.network.spec.dns if self.cluster.network else DnsSpec()
         self.service: Key = (spec.service.partition("/")[0], spec.service.partition("/")[2])
+        self.local = spec.local_addresses if spec.node_local else ()
         self.servers = dns_pods(self.cluster, self.service)
         pods = next((each.pods for each in self.servers), "verified")
         self.options = Options(spec.domain, pods, self.service)
@@ -172,11 +173,14 @@ class Walk:
     def _who(self, server: str, talk: DnsTalk, counters: Counters | None) -> tuple[str, bool]:
         """Who it is that answers at an address; and whether it is the node's own cache."""
         service = self.cluster.services.get(self.service)
+        own = (service.spec.cluster_ips or (service.spec.cluster_ip,)) if service else ()
         program = "dnsmasq" if counters else "kubedns"
         ours = tuple(each for each in self.servers if each.front == program) or self.servers
-        if counters and not any(each.endswith(tuple(f"#{pod.kubedns}" for pod in ours)) for each in counters.servers):
+        kubedns = tuple(f"#{each.kubedns}" for each in ours)
+        cached = counters is not None and not any(each.endswith(kubedns) for each in counters.servers)
+        if cached and self.local and server in (*own, *self.local):
             return f"dnsmasq of node {self.pod.node}", True
-        if service is None or server not in (service.spec.cluster_ips or (service.spec.cluster_ip,)):
+        if server not in (*own, *self.local):
             return next((f"{each.name} {program}" for each in self.servers if each.address == server), server), False
         address = talk.behind(self.node.netns)
         found = [each for each in ours if each.address == address] or ours
@@ -228,10 +232,7 @@ def _find(target: Target, source: str) -> tuple[Endpoint, Node]:
     """The pod that is meant. Raises UserError."""
     known: list[tuple[Endpoint, Node]] = []
     for node in target.nodes:
-        try:
-            known += [(each, node) for each in endpoints(node) if each.kind == "pod"]
-        except AgentAway as away:
-            click.echo(f"podnet: left out: {away}", err=True)
+        known += [(each, node) for each in _known(node) if each.kind == "pod"]
     found = [each for each in known if each[0].name == source or each[0].name.partition("/")[2] == source]
     if not found:
         example = known[0][0].name if known else "demo/web-1"
@@ -241,6 +242,18 @@ def _find(target: Target, source: str) -> tuple[Endpoint, Node]:
             f"--from {source} may be {' or '.join(each.name for each, _ in found)}: write the namespace too"
         )
     return found[0]
+
+
+def _known(node: Node) -> list[Endpoint]:
+    """From the agent, else from its records: pods ask while it is away."""
+    try:
+        return endpoints(node)
+    except AgentAway as away:
+        try:
+            return endpoints_on_record(node)
+        except UserError:
+            click.echo(f"podnet: left out: {away}", err=True)
+            return []
 
 
 def resolv_conf(pod: Endpoint) -> str:

@@ -9,12 +9,15 @@ from typing import Any, Self
 import pytest
 
 from podnet.cli import dns_walk
+from podnet.cli.target import AgentAway, Node
 from podnet.network.dns.answers import Elsewhere, answer
 from podnet.network.dns.tracing import Counters, Heard, heard
 from podnet.network.dns.zone import Options, zone
+from podnet.network.reach import Endpoint
 from podnet.objects.cluster import Cluster
 from podnet.objects.core import ConfigMap
 from podnet.objects.meta import ObjectMeta
+from podnet.objects.network import DnsSpec, NetworkConfig, NetworkSpec
 from podnet.objects.services import Service, ServiceSpec
 from podnet.wire import dns
 from tests.cli.conftest import Agent, Podnet
@@ -144,10 +147,35 @@ def test_a_stale_cache(podnet: Podnet, servers: Servers) -> None:
     assert "for 12 s at most" in fault
 
 
-def test_the_nodes_own_cache(podnet: Podnet, servers: Servers) -> None:
+def test_the_nodes_own_cache(podnet: Podnet, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     servers.counted = Counters(0, 0, ("169.254.20.11#53",))
-    value = trace(podnet, f"web.demo.{SVC}.", "--type", "A")
-    assert value["steps"][0]["asked"][0]["by"] == "dnsmasq of node node1"
+
+    def by(node_local: bool) -> str:
+        spec = NetworkSpec(dns=DnsSpec(node_local=node_local))
+        config = NetworkConfig(ObjectMeta(name="default"), spec)
+
+        async def the_cluster(_: object) -> Cluster:
+            return world().with_objects("networkconfigs", {config.key: config})
+
+        monkeypatch.setattr(dns_walk, "_cluster", the_cluster)
+        return str(trace(podnet, f"web.demo.{SVC}.", "--type", "A")["steps"][0]["asked"][0]["by"])
+
+    assert by(True) == "dnsmasq of node node1"
+    assert by(False) == "kube-system/kube-dns-1 dnsmasq"
+    monkeypatch.setattr(dns_walk, "resolv_conf", lambda pod: "nameserver 192.0.2.53")
+    assert by(True) == "192.0.2.53"
+
+
+def test_while_the_agent_is_away(podnet: Podnet, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(node: Node) -> list[Endpoint]:
+        raise AgentAway("no agent runs")
+
+    monkeypatch.setattr(dns_walk, "endpoints", away)
+    code, _, err = podnet("dns", "trace", "a", "--from", "demo/client")
+    assert (code, "left out: no agent runs" in err) == (2, True)
+    pods = [Endpoint("k", "demo/client", "pod", "node1", "", ("10.244.0.5",))]
+    monkeypatch.setattr(dns_walk, "endpoints_on_record", lambda node: pods)
+    assert trace(podnet, "web", "--type", "A")["found"]
 
 
 def test_one_of_several_when_nobody_tells_which(podnet: Podnet, servers: Servers) -> None:
