@@ -1,6 +1,6 @@
 """The examples in docs/: blocks marked `console lab` are run in a lab, and have to print what the page says.
 
-    <!-- lab: --nodes 2 --backend vxlan -->       the lab of this page: options of `podnet lab up`, here --no-dns unless --dns
+    <!-- lab: --nodes 2 --backend vxlan -->       the lab of this page, as options of `podnet lab up --no-dns`
 
     ```console lab
     $ podnet lab exec node1 -- ip route show proto 112
