@@ -286,7 +286,7 @@ class World:
         self.live.api(change)
         asks = [Ask(self.clients[node.name], canary.cluster(True), port) for node in self.live.lab.nodes]
         wanted = {"a-alt" if other else "a"}
-        until(lambda: {answer.server for answer in ask_all(asks)} == wanted, "every node has heard of the Services")
+        until(lambda: {answer.server for answer in ask_all(asks)} == wanted, "every node has heard of the Services", 30)
 
     def proxy(self, **settings: Any) -> None:
         """Change the cluster's settings of the proxy, of which every node hears."""
