@@ -282,8 +282,8 @@ class LiveLab:
 
     @contextmanager
     def repaired(self, place: str, seconds: float = 1.0) -> Iterator[list[float]]:
-        """Break something in there; within `seconds` it must be as before. Gives the seconds that it took. What counts is
-        when a look into the kernel began: on a busy machine the look itself takes long."""
+        """Break something in there; within `seconds` it must be as before. Gives the seconds that it took. What
+        counts is when a look into the kernel began: on a busy machine the look itself takes long."""
         before, took = self.dump(place), list[float]()
         yield took
         began = looked = time.monotonic()
