@@ -35,7 +35,7 @@ SIZE = Histogram(
     buckets=(0, 512, 1024, 1500, 2048, 4096, 65536),
     registry=REGISTRY,
 )
-NAMES = Gauge("podnet_dns_names", "Names in the zone.", registry=REGISTRY)
+SERVICES = Gauge("podnet_dns_services", "Services in the zone.", registry=REGISTRY)
 SWAP_SECONDS = Histogram(
     "podnet_dns_zone_seconds",
     "Time to make a zone of what the watch brought.",

@@ -58,7 +58,7 @@ class Naming:
             if self._completing != "off":
                 found = clients(cluster, self._completing == "all", self._memo)
                 self.answers.namespaces = lambda client, found=found: found.get(client, "")
-            metrics.NAMES.set(len(made.names))
+            metrics.SERVICES.set(len(cluster.services))
             metrics.SWAP_SECONDS.observe(time.perf_counter() - start)
             if before is None:
                 gc.collect()

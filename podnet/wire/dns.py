@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 
@@ -144,6 +144,19 @@ def below(wire: bytes, zone: bytes) -> bool:
 def reverse(address: str) -> bytes:
     """Where the name of an address stands."""
     return name(ip_address(address).reverse_pointer)
+
+
+def address_of(wire: bytes) -> str:
+    """The address whose name this is, in lower case; "" when it is none's, or no name at all."""
+    try:
+        *parts, tree, _ = [label.decode("ascii", "replace") for label in labels(wire)]
+        if tree == "in-addr":
+            return str(IPv4Address(".".join(reversed(parts))))
+        nibbles = "".join(reversed(parts))
+        groups = (nibbles[at : at + 4] for at in range(0, len(nibbles), 4))
+        return str(IPv6Address(":".join(groups))) if len(parts) == len(nibbles) == 32 else ""
+    except (ValueError, IndexError):
+        return ""
 
 
 def _shown(label: bytes) -> str:

@@ -146,3 +146,16 @@ def test_no_change_of_a_good_message_does_harm(rng: random.Random):
             parse(message)
         except Malformed:
             assert dns.refusal(message) is None or len(message) >= 12
+
+
+@pytest.mark.parametrize("address", ["10.96.0.1", "0.0.0.0", "fd00::7", "::", "2001:db8::1:0:0:1"])
+def test_addresses_of_names(address: str):
+    assert dns.address_of(dns.lower(dns.reverse(address))) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["0.96.10.in-addr.arpa", "01.0.96.10.in-addr.arpa", "in-addr.arpa", "::1.in-addr.arpa", "1.ip6.arpa", "com"]
+)
+def test_names_of_no_address(text: str):
+    assert dns.address_of(dns.name(text)) == ""
+    assert dns.address_of(b"\0") == dns.address_of(b"\1x\x23y\0") == ""

@@ -105,12 +105,16 @@ class Conditions(Value, frozen=True):
     ready: bool | None = None
 
 
+_READY = Conditions()
+"""What is not known counts as ready, so that need not be said."""
+
+
 class Endpoint(Value, frozen=True):
     """Of a slice."""
 
     addresses: tuple[str, ...] = ()
     hostname: str | None = None
-    conditions: Conditions = Conditions()
+    conditions: Conditions = _READY
 
 
 _ENDPOINTS = msgspec.json.Decoder(tuple[Endpoint, ...] | None)
@@ -127,12 +131,17 @@ class NamedSlice(Named, frozen=True):
     def __post_init__(self) -> None:
         force_setattr(self, "address_type", intern(self.address_type))
         force_setattr(self, "ports", _once(self.ports or ()))
-        force_setattr(self, "kept", msgspec.json.encode(self.endpoints))
+        brief = msgspec.json.encode([_brief(each) for each in self.endpoints])
+        force_setattr(self, "kept", bytes(memoryview(brief)))  # a copy is as long as it must be
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The endpoints."""
         return _ENDPOINTS.decode(self.kept) or ()
+
+
+def _brief(endpoint: Endpoint) -> Endpoint:
+    return replace(endpoint, conditions=_READY) if endpoint.conditions.ready is not False else endpoint
 
 
 class Annotations(Value, frozen=True):

@@ -65,6 +65,12 @@ def service_names(domain: str, service: Service, slices: Iterable[EndpointSlice]
         return Names({})
 
 
+def own_node(service: Service) -> Node:
+    """What stands at the name of a Service with addresses of its own; it is asked for more than all others."""
+    spec = service.spec
+    return EMPTY if spec.type == "ExternalName" or spec.cluster_ip == "None" else addresses(_own(service))
+
+
 def pod_node(address: str) -> Node:
     """What stands at a pod's own name."""
     return addresses([address])
@@ -95,16 +101,19 @@ def dashed(address: str) -> str:
 
 def _balanced(text: str, service: Service) -> Names:
     """A Service with addresses of its own."""
-    spec = service.spec
-    ips = [ip for ip in spec.cluster_ips or (spec.cluster_ip,) if ip]
+    ips = _own(service)
     if not ips:
         return Names({})
     name = dns.name(text)
     nodes = {dns.lower(name): addresses(ips)}
-    for port in spec.ports:
+    for port in service.spec.ports:
         if port.name:
             _serve(nodes, text, port.name, port.protocol, [(port.port, name, ips)])
     return Names(nodes, tuple((ip, name) for ip in ips))
+
+
+def _own(service: Service) -> list[str]:
+    return [ip for ip in service.spec.cluster_ips or (service.spec.cluster_ip,) if ip]
 
 
 def _headless(text: str, service: Service, slices: Iterable[EndpointSlice]) -> Names:

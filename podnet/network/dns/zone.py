@@ -1,7 +1,7 @@
 """All that a cluster's names mean at one moment: a value made of the cluster's objects, in which answering is a lookup.
 
-A change costs what changed: each Service, pod and address is a unit, made again only when its objects are others, and
-the next zone shares all else with the one before (state/difference.py). The memo only saves time.
+A change costs what changed: the next zone shares all else with the one before (state/difference.py), and what a Service
+means is found out when it is asked for (services.py). The memo only saves time.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import TypeVar, cast
 
 from podnet.network.dns import records
 from podnet.network.dns.named import SEARCH_ANNOTATION
-from podnet.network.dns.records import EMPTY, Names, Node, Nodes
+from podnet.network.dns.records import EMPTY, Node, Nodes
+from podnet.network.dns.services import ServiceNames, service_names
 from podnet.network.memo import Memo, each, group, joined, recall
 from podnet.network.value import Value
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.core import Pod
-from podnet.objects.services import SERVICE_NAME, EndpointSlice, Service
+from podnet.objects.services import Service
 from podnet.state.difference import changes, replaced
 from podnet.wire import dns
 
@@ -50,7 +51,7 @@ class Zone(Value, frozen=True):
     pods      as in Options
     """
 
-    names: Nodes
+    names: ServiceNames
     apex: bytes
     podns: bytes
     soa: bytes
@@ -70,28 +71,18 @@ def zone(cluster: Cluster, options: Options, serial: int = 1, memo: Memo | None 
     """The zone. `serial` numbers its versions; with or without `memo` the result is equal."""
     memo = {} if memo is None else memo
     domain = options.domain
-    slices = group(memo, "slices", cluster.endpointslices, _owner)
-
-    def service(key: Key) -> Names:
-        return records.service_names(domain, cluster.services[key], slices.get(key, _NO_SLICES).values())
-
-    made = each(memo, "services", (domain,), (cluster.services, slices), service, lambda key: key)
-    names = _spread(memo, "names", made, lambda unit: unit.nodes)
-    pairs = _spread(memo, "pairs", made, lambda unit: {pair: pair for pair in unit.pointers})
-    targets = group(memo, "targets", pairs, lambda pair: dns.lower(dns.reverse(pair[0])))
-    pointers = each(memo, "pointers", (), (targets,), lambda at: _pointer(targets[at]), lambda at: at)
     pods = _pods(cluster, options, memo)
     own = cluster.services.get(options.service)
     frame = recall(memo, "frame", (domain, own, cluster.namespaces), lambda: _frame(cluster, own, options))
     apex = dns.lower(dns.name(domain))
     soa = recall(memo, "soa", (domain, serial), lambda: _soa(domain, serial))
-    whole = joined(memo, "whole", names, pointers, pods, frame)
-    return Zone(whole, apex, dns.lower(dns.name(f"pod.{domain}")), soa, options.pods)
+    names = service_names(domain, cluster, joined(memo, "others", pods, frame), memo)
+    return Zone(names, apex, dns.lower(dns.name(f"pod.{domain}")), soa, options.pods)
 
 
 def appeared(old: Zone, new: Zone) -> Iterator[tuple[bytes, int]]:
     """Names, each with a type, that have an answer in the new zone and had none in the old."""
-    for name in changes(new.names, old.names):
+    for name in new.names.touched(old.names):
         before = {type_ for type_, _ in old.names.get(name, EMPTY)}
         for type_, _ in new.names.get(name, EMPTY):
             if type_ not in before:
@@ -117,18 +108,6 @@ def clients(cluster: Cluster, everybody: bool, memo: Memo) -> Mapping[str, str]:
     pairs = _spread(memo, "searchers", made, lambda unit: {at: at for at in unit})
     by_address = group(memo, "searchers by address", pairs, lambda at: at[0])
     return each(memo, "clients", (), (by_address,), lambda ip: min(by_address[ip])[1][0], lambda ip: ip)
-
-
-_NO_SLICES: Mapping[Key, EndpointSlice] = {}
-
-
-def _owner(piece: EndpointSlice) -> Key | None:
-    name = piece.metadata.labels.get(SERVICE_NAME)
-    return (piece.metadata.namespace, name) if name else None
-
-
-def _pointer(pairs: Mapping[tuple[str, bytes], tuple[str, bytes]]) -> Node:
-    return records.pointer_node(name for _, name in pairs)
 
 
 def _pods(cluster: Cluster, options: Options, memo: Memo) -> Nodes:
