@@ -40,7 +40,7 @@ class Setting(Value, frozen=True):
     addresses   the Service's, one for each family
     image       of all three containers; `program`: podnet in it
     kubeconfig  "" for a pod's own account
-    scratch     a folder for temporary files that everybody can enter; "": the usual one
+    variables   of all three containers
     """
 
     addresses: tuple[str, ...] = ("10.96.0.10",)
@@ -48,7 +48,7 @@ class Setting(Value, frozen=True):
     image: str = "podnet"
     program: str = "podnet"
     kubeconfig: str = ""
-    scratch: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 def service(setting: Setting) -> Json:
@@ -79,7 +79,7 @@ def pod_spec(setting: Setting) -> Json:
 def _kubedns(setting: Setting) -> Json:
     ports = [("dns-local", KUBEDNS, "UDP"), ("dns-tcp-local", KUBEDNS, "TCP"), ("metrics", KUBEDNS_METRICS, "TCP")]
     purge = f"--purge=http://127.0.0.1:{DNSMASQ_METRICS}/purge"
-    return _container(setting, "kubedns", ports) | {
+    return _container(setting, "kubedns", ports, ("PROMETHEUS_PORT", str(KUBEDNS_METRICS))) | {
         "args": [
             f"--domain={setting.domain}",
             f"--dns-port={KUBEDNS}",
@@ -87,7 +87,6 @@ def _kubedns(setting: Setting) -> Json:
             purge,
             *_in_front(setting),
         ],
-        "env": [{"name": "PROMETHEUS_PORT", "value": str(KUBEDNS_METRICS)}],
         "readinessProbe": _ready(READINESS),
         "livenessProbe": _liveness("/healthz-kubedns"),
     }
@@ -108,7 +107,6 @@ def _dnsmasq(setting: Setting) -> Json:
             *(f"--domain={setting.domain}", f"--prometheus-port={DNSMASQ_METRICS}", *_settings(setting), "--"),
             *defaults(setting.domain, Server("127.0.0.1", KUBEDNS)),
         ],
-        "env": [{"name": "TMPDIR", "value": setting.scratch}] if setting.scratch else [],
         "readinessProbe": _ready(DNSMASQ_METRICS),
         "livenessProbe": _liveness("/healthz-dnsmasq"),
     }
@@ -128,9 +126,11 @@ def _healthz(setting: Setting) -> Json:
     }
 
 
-def _container(setting: Setting, name: str, ports: Iterable[tuple[str, int, str]]) -> Json:
+def _container(setting: Setting, name: str, ports: Iterable[tuple[str, int, str]], *variables: tuple[str, str]) -> Json:
     listed = [{"name": called, "containerPort": port, "protocol": protocol} for called, port, protocol in ports]
-    return {"name": name, "image": setting.image, "command": [setting.program, "dns", name], "ports": listed}
+    env = [{"name": called, "value": value} for called, value in (*variables, *setting.variables)]
+    made = {"name": name, "image": setting.image, "command": [setting.program, "dns", name], "ports": listed}
+    return made | ({"env": env} if env else {})
 
 
 def _ready(port: int) -> Json:

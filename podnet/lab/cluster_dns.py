@@ -11,6 +11,7 @@ from typing import Any
 from podnet.dns import manifest
 from podnet.lab.process import BIN
 from podnet.lab.registry import Lab, dns_addresses
+from podnet.lab.supervisor import OWN_TRUST
 from podnet.objects.kinds import CONFIGMAPS, PODS, SERVICES, Kind
 
 Json = dict[str, Any]
@@ -22,9 +23,12 @@ GROUPS = ("system:serviceaccounts", f"system:serviceaccounts:{manifest.NAMESPACE
 
 def setting(lab: Lab) -> manifest.Setting:
     """In the words of the manifest."""
-    addresses = tuple(dns_addresses(lab.dual_stack))
     return manifest.Setting(
-        addresses, image="podnet-dns", program=f"{BIN}/podnet", kubeconfig=lab.dns_kubeconfig, scratch=lab.scratch
+        addresses=tuple(dns_addresses(lab.dual_stack)),
+        image="podnet-dns",
+        program=f"{BIN}/podnet",
+        kubeconfig=lab.dns_kubeconfig,
+        variables=(("TMPDIR", lab.scratch), *OWN_TRUST.items()),
     )
 
 
