@@ -4,19 +4,24 @@
         └── failed: unhealthy          liveness failed: unhealthy
 
 The kubelet lives in its node's network namespace, so TCP and HTTP probes leave from the node, as in a real cluster;
-exec probes enter the container's namespaces.
+exec probes enter the container's namespaces. What was never ready yet is looked at sooner than its period says, so that
+nobody waits for the next look at a program that needs a moment to start.
 Source: k8s.io/kubernetes pkg/kubelet/prober/worker.go for thresholds and order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 
 import aiohttp
 
 from podnet.lab import process
 from podnet.objects.core import Container, HTTPGetAction, Probe
+
+FIRST_SECONDS, SLOWER = 0.1, 1.4
+"""Between the first two looks at what is not ready; how much longer each time."""
 
 
 class Threshold:
@@ -41,6 +46,15 @@ class Threshold:
         if self._count >= max(needed, 1):
             self.verdict = result
         return self.verdict
+
+
+def early(probe: Probe) -> Iterator[float]:
+    """Seconds between looks at what is not ready: few at first, then its period."""
+    pause, period = FIRST_SECONDS, max(probe.period_seconds, 1)
+    while pause < period:
+        yield pause
+        pause *= SLOWER
+    yield from repeat(period)
 
 
 class Probing:
@@ -101,14 +115,16 @@ class Probing:
     async def _readiness(self, probe: Probe | None, pid: int, adopted: bool) -> None:
         if probe is None:
             return
-        threshold = Threshold(probe, adopted)
+        threshold, pauses = Threshold(probe, adopted), early(probe)
         while True:
-            threshold.feed(await self._after(probe, threshold, pid))
+            soon = next(pauses) if threshold.begun and not threshold.verdict else None
+            threshold.feed(await self._after(probe, threshold, pid, soon))
             self._set(started=True, ready=bool(threshold.verdict))
 
-    async def _after(self, probe: Probe, threshold: Threshold, pid: int) -> bool:
-        """The next result, at the time it is due."""
-        await asyncio.sleep(max(probe.period_seconds, 1) if threshold.begun else probe.initial_delay_seconds)
+    async def _after(self, probe: Probe, threshold: Threshold, pid: int, soon: float | None = None) -> bool:
+        """The next result, at the time it is due, or after so many seconds."""
+        period = max(probe.period_seconds, 1) if soon is None else soon
+        await asyncio.sleep(period if threshold.begun else probe.initial_delay_seconds)
         return await self.check(probe, pid)
 
     async def check(self, probe: Probe, pid: int) -> bool:

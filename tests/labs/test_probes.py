@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from podnet.lab import process
-from podnet.lab.probes import Probing, Threshold
+from podnet.lab.probes import Probing, Threshold, early
 from podnet.objects.core import Container, Probe
 from tests.labs.values import until
 
@@ -114,6 +115,14 @@ async def test_readiness_comes_and_goes() -> None:
         probing.results["readiness"] = [False]
         await until(lambda: not probing.ready)
         assert probing.started
+
+
+@pytest.mark.parametrize(("period", "looks"), [(0, 7), (1, 7), (10, 14)])
+def test_what_is_not_ready_is_looked_at_sooner(period: int, looks: int) -> None:
+    pauses = [*islice(early(Probe(period_seconds=period)), looks + 3)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == 0.1
+    assert pauses.index(max(period, 1)) == looks
 
 
 async def test_failed_liveness_is_unhealthy() -> None:
