@@ -24,7 +24,7 @@
 #define DRAIN_SECONDS 5
 #endif
 
-enum { MOST = 1024, LOOK_MS = 50 };
+enum { MOST = 1024, LOOK_MS = 50, QUEUE_BYTES = 4 << 20 };
 
 static char clients[MOST]; /* descriptors that clients send to */
 static char kept[MOST];    /* inherited, and not taken over yet: programs close what they do not know */
@@ -99,8 +99,10 @@ int bind(int fd, const struct sockaddr *address, socklen_t length)
         real_close(there);
     } else
         result = real_bind(fd, address, length);
-    if (ours && !result)
+    if (ours && !result) {
         mark(clients, fd, 1);
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &(int){QUEUE_BYTES}, sizeof(int)); /* waits there for a successor */
+    }
     return result;
 }
 

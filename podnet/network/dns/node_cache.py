@@ -46,6 +46,9 @@ NAMES = 10_000
 FORWARDED = 2_000
 """Questions that may wait for their answers at a time."""
 
+BURST = 4
+"""What fraction of a second's queries a pod may ask at once: others wait behind them."""
+
 CONNECTIONS = 200
 """By TCP, at a time; dnsmasq's own 20 one pod could take all."""
 
@@ -94,7 +97,7 @@ _ASKERS = "  set askers-%(rate)d-%(ip)s { type %(type)s; size 65536; flags dynam
 
 _LIMIT = """\
     %(ip)s saddr { %(pods)s } %(ip)s daddr @resolvers-%(ip)s update @askers-%(rate)d-%(ip)s \
-{ %(ip)s saddr limit rate over %(rate)d/second burst %(rate)d packets } goto limited-%(ip)s
+{ %(ip)s saddr limit rate over %(rate)d/second burst %(burst)d packets } goto limited-%(ip)s
 """
 
 
@@ -202,7 +205,7 @@ def _dnsmasq(there: Places) -> Daemon:
 def _body(view: NodeView) -> str:
     sets, limits, rate = "", "", view.network.dns.rate_limit
     for v6, (ip, type_) in _FAMILIES.items():
-        words = {"ip": ip, "type": type_, "rate": rate}
+        words = {"ip": ip, "type": type_, "rate": rate, "burst": max(rate // BURST, 1)}
         sets += _SETS % words
         if rate and (pods := ", ".join(cidr for cidr in view.me.pod_cidrs if is_v6(cidr) == v6)):
             sets += _ASKERS % words

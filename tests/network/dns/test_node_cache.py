@@ -156,7 +156,7 @@ def test_without_it_pods_are_limited_all_the_same() -> None:
     assert elements(found, "resolvers") == set(ADDRESSES)
     table = next(each for each in found.values() if isinstance(each, NftTable))
     assert "ip saddr { 10.244.1.0/24 }" in table.body
-    assert table.body.count("limit rate over 50/second burst 50 packets") == 2
+    assert table.body.count("limit rate over 50/second burst 12 packets") == 2
 
 
 @pytest.mark.parametrize(
