@@ -12,9 +12,7 @@ from podnet.wire import dns
 from podnet.wire.dns import AAAA, NONE, RD, SOA, SRV, TXT, A, Malformed, Record
 
 NAME = dns.name("Web.demo.svc.cluster.local")
-LABEL = st.text(
-    st.characters(codec="ascii", exclude_characters=".", min_codepoint=33), min_size=1, max_size=20
-)
+LABEL = st.text(st.characters(codec="ascii", exclude_characters=".", min_codepoint=33), min_size=1, max_size=20)
 
 
 def ask(asked: bytes = NAME, type_: int = A, **more: int) -> bytes:
