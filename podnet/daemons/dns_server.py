@@ -10,6 +10,7 @@ all connections hold is bounded.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections import Counter
@@ -57,11 +58,10 @@ class DnsServer:
         self._clients: Counter[str] = Counter()
 
     async def listen(self, address: str, port: int) -> None:
-        """Serve at one more address. Raises OSError when the port is taken."""
+        """Serve at one more address, at port 0 wherever there is room. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
-        datagrams = bound(address, port, socket.SOCK_DGRAM)
+        datagrams, streams = _pair(address, port)
         _widen(datagrams)
-        streams = bound(address, datagrams.getsockname()[1], socket.SOCK_STREAM)
         transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
         self._transports.append(transport)
         self._servers.append(await asyncio.start_server(self._stream, sock=streams, limit=LONGEST))
@@ -137,6 +137,18 @@ def _widen(datagrams: socket.socket) -> None:
         datagrams.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)
     except PermissionError:
         datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+
+
+def _pair(address: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """Sockets for UDP and TCP at one port; any that is free for both when it is 0."""
+    while True:
+        datagrams = bound(address, port, socket.SOCK_DGRAM)
+        try:
+            return datagrams, bound(address, datagrams.getsockname()[1], socket.SOCK_STREAM)
+        except OSError as error:
+            datagrams.close()
+            if port or error.errno != errno.EADDRINUSE:
+                raise
 
 
 class _Datagrams(asyncio.DatagramProtocol):
