@@ -84,6 +84,7 @@ class DnsServer:
             await asyncio.wait(self.pending, timeout=1)
         for transport in self._transports:
             transport.close()
+        await asyncio.sleep(0)  # in which they are closed
 
     def received(self, message: bytes, client: Any, transport: asyncio.DatagramTransport) -> None:
         """Answer a datagram."""
