@@ -1,20 +1,23 @@
 """Services as a DNS server meets them in a cluster: with a named port, and slices with all that a controller writes.
 
-The Services have no selectors, so it is not the API's own controller who writes the slices; theirs it would take away.
+The Services have no selectors, so the API's own controller writes no slices; those that are written here in its name it
+leaves alone, since each has its Service as owner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
 from podnet.bench.service_objects import NAMESPACE, PORT, TARGET, cluster_ip, dotted, pods
 from podnet.bench.service_objects import service as plain
 from podnet.objects.kinds import ENDPOINTSLICES, SERVICES, Kind
-from podnet.objects.meta import Object, ObjectMeta
+from podnet.objects.meta import Object, ObjectMeta, OwnerReference
 from podnet.objects.services import (
+    CONTROLLER,
     HEADLESS,
+    MANAGED_BY,
     SERVICE_NAME,
     EndpointConditions,
     EndpointSlice,
@@ -28,7 +31,6 @@ from podnet.objects.services import (
 
 DOMAIN = "cluster.local"
 EACH = 4
-_MANAGED = {"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.bench"}
 _READY = EndpointConditions(ready=True, serving=True, terminating=False)
 _CHANGING = 10 << 24 | 200 << 16
 """10.200.0.0: where the endpoints of headless Services are."""
@@ -40,10 +42,18 @@ def name(service: str) -> str:
 
 
 def steady(numbers: range) -> Iterator[tuple[Kind, Object]]:
-    """The Services s<number>, each with a cluster address and EACH endpoints."""
+    """The Services s<number>, each with a cluster address."""
     for number in numbers:
         yield SERVICES, service(number)
-        yield ENDPOINTSLICES, endpoint_slice(f"s{number}", pods(number, EACH), {})
+
+
+def backed(services: Iterable[Service]) -> Iterator[tuple[Kind, Object]]:
+    """Of these Services, as the API has them, the slices: EACH endpoints."""
+    for each in services:
+        own, number = each.metadata, int(each.metadata.name[1:])
+        owned = OwnerReference("v1", "Service", own.name, own.uid, controller=True)
+        made = endpoint_slice(own.name, pods(number, EACH), {MANAGED_BY: CONTROLLER})
+        yield ENDPOINTSLICES, replace(made, metadata=replace(made.metadata, owner_references=(owned,)))
 
 
 def service(number: int) -> Service:
@@ -70,7 +80,7 @@ def headless_slice(number: int, turn: int) -> EndpointSlice:
 
 def endpoint_slice(owner: str, addresses: tuple[str, ...], labels: dict[str, str]) -> EndpointSlice:
     """The slice of a Service."""
-    meta = ObjectMeta(name=f"{owner}-x7k2p", namespace=NAMESPACE, labels={SERVICE_NAME: owner, **_MANAGED, **labels})
+    meta = ObjectMeta(name=f"{owner}-x7k2p", namespace=NAMESPACE, labels={SERVICE_NAME: owner, **labels})
     endpoints = tuple(_endpoint(owner, place, address) for place, address in enumerate(addresses))
     return EndpointSlice(meta, "IPv4", endpoints, (SlicePort("http", "TCP", TARGET),))
 
@@ -80,4 +90,15 @@ def _endpoint(owner: str, place: int, address: str) -> SliceEndpoint:
     return SliceEndpoint((address,), _READY, node_name=f"node-{place}", target_ref=pod)
 
 
-__all__ = ["DOMAIN", "EACH", "cluster_ip", "endpoint", "headless", "headless_slice", "name", "service", "steady"]
+__all__ = [
+    "DOMAIN",
+    "EACH",
+    "backed",
+    "cluster_ip",
+    "endpoint",
+    "headless",
+    "headless_slice",
+    "name",
+    "service",
+    "steady",
+]

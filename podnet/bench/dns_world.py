@@ -17,8 +17,9 @@ from podnet.bench.writing import create
 from podnet.client.api import Api
 from podnet.client.config import load
 from podnet.network.dns import dnsmasq, settings
-from podnet.objects.kinds import Kind
+from podnet.objects.kinds import SERVICES, Kind
 from podnet.objects.meta import Object
+from podnet.objects.services import Service
 from podnet.wire import dns
 
 API, KUBEDNS, CACHE, BARE = 6443, 10053, 10153, 10253
@@ -38,6 +39,14 @@ class World:
         self._programs.start("api", [f"{BIN}/podnet", *words])
         self._programs.until(lambda: b"is ready" in self._programs.said("api"), "api")
         self.write(dns_objects.steady(range(services)))
+        self.write(dns_objects.backed(each for each in self._listed() if each.metadata.name[1:].isdecimal()))
+
+    def _listed(self) -> tuple[Service, ...]:
+        async def listed() -> tuple[Service, ...]:
+            async with self.api() as api:
+                return await api.list(SERVICES, into=Service)
+
+        return asyncio.run(listed())
 
     def api(self) -> Api:
         """A client."""

@@ -25,19 +25,20 @@ import msgspec
 
 from podnet.client.api import Api
 from podnet.client.errors import ApiError, Unreachable
-from podnet.client.store import Disorder, Listing, Problem, Store
+from podnet.client.store import Disorder, Keep, Listing, Problem, Store
 from podnet.objects.kinds import Kind
 
 log = logging.getLogger(__name__)
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What to watch: a kind, perhaps in one namespace, perhaps only what the API's selectors let through."""
+    """What to watch: a kind, perhaps in one namespace, perhaps only what the API's selectors, or we, let through."""
 
     kind: Kind
     namespace: str = ""
     label_selector: str = ""
     field_selector: str = ""
+    keep: Keep = lambda new: True
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -103,7 +104,7 @@ class Informer:
         self, api: Api, watch: Watch, changed: Callable[[], None], report: Callable[[Problem], None], pace: Pace = PACE
     ) -> None:
         self.watch = watch
-        self.store = Store(watch.kind, api.server, report)
+        self.store = Store(watch.kind, api.server, report, watch.keep)
         self.synced = False
         self.trouble = ""
         self._api = api

@@ -18,6 +18,7 @@ Versions are compared as integers, as Kubernetes defines them since KEP-5504; ot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -28,6 +29,9 @@ from podnet.objects.codec import InvalidObject, decode
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object
 from podnet.state.difference import changes, replaced
+
+Keep = Callable[[Any], bool]
+"""Whether an object is needed; one that is not, counts as absent and takes no memory."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -93,8 +97,15 @@ class Store:
     problems  the documents that cannot be used at present
     """
 
-    def __init__(self, kind: Kind, server: str = "", report: Callable[[Problem], None] = lambda problem: None) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        server: str = "",
+        report: Callable[[Problem], None] = lambda problem: None,
+        keep: Keep = lambda new: True,
+    ) -> None:
         self.kind = kind
+        self._keep = keep
         self.server = server
         self.objects: dict[Key, Object] = {}
         self.problems: dict[Key, Problem] = {}
@@ -127,7 +138,8 @@ class Store:
                 self._keep_old(listing, self._problem(item, error))
             else:
                 old = self.objects.get(new.key)
-                listing.objects[new.key] = old if old is not None and same(old, new) else new
+                if self._keep(new):
+                    listing.objects[new.key] = old if old is not None and same(old, new) else new
 
     def _keep_old(self, listing: Listing, problem: Problem) -> None:
         listing.problems[problem.key] = problem
@@ -167,8 +179,7 @@ class Store:
                 self._advance(identity.resource_version)
                 key = (identity.namespace, identity.name)
                 self.problems.pop(key, None)
-                self._touch(key)
-                return self.objects.pop(key, None) is not None
+                return self._drop(key)
             case "BOOKMARK":
                 self._advance(self._identity(event.object).resource_version)
                 return False
@@ -186,11 +197,17 @@ class Store:
         if self.problems:
             self.problems.pop(key, None)
         old = self.objects.get(key)
+        if not self._keep(new):
+            return self._drop(key)
         if old is not None and same(old, new):
             return False
         self.objects[key] = new
         self._touch(key)
         return True
+
+    def _drop(self, key: Key) -> bool:
+        self._touch(key)
+        return self.objects.pop(key, None) is not None
 
     def _reject(self, document: bytes, error: InvalidObject) -> bool:
         problem = self._problem(document, error)

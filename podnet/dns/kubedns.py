@@ -35,7 +35,7 @@ from podnet.dns.flags import DURATION, Command
 from podnet.dns.naming import Naming
 from podnet.errors import UserError
 from podnet.network.dns import settings
-from podnet.network.dns.named import ENDPOINTSLICES, NAMESPACES, PODS, SERVICES
+from podnet.network.dns.named import ENDPOINTSLICES, NAMESPACES, PODS, SERVICES, needed
 from podnet.network.dns.zone import Options
 from podnet.wire import dns
 
@@ -192,7 +192,7 @@ def _credentials(flags: Flags) -> Credentials:
 
 
 def _watches(flags: Flags) -> Iterator[Watch]:
-    yield from (Watch(SERVICES), Watch(ENDPOINTSLICES), Watch(NAMESPACES))
+    yield from (Watch(SERVICES), Watch(ENDPOINTSLICES, keep=needed), Watch(NAMESPACES))
     if flags.pods == "verified" or flags.complete_searches != "off":
         yield Watch(PODS)
 

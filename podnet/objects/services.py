@@ -152,6 +152,12 @@ SERVICE_NAME = "kubernetes.io/service-name"
 HEADLESS = "service.kubernetes.io/headless"
 """The label of slices that no proxy serves."""
 
+MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+"""The label of a slice that says who writes it."""
+
+CONTROLLER = "endpointslice-controller.k8s.io"
+"""That is the control plane's own controller; it makes slices of pods that a Service selects."""
+
 CHANGE_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 """The annotation of a slice that says when what it follows from last changed."""
 

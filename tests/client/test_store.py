@@ -245,3 +245,14 @@ def test_a_snapshot_stays_and_knows_what_differs(story: list[str]) -> None:
             assert set(changes(now, last)) == set(changes(dict(now), dict(last)))
             assert dict(last) == then
             last, then = now, dict(now)
+
+
+def test_what_is_not_needed_is_as_if_it_were_not_there() -> None:
+    store = Store(NODES, keep=lambda each: each.spec.pod_cidr != "")
+    store.take(listing(store, 10, node("a", 1), node("b", 2, "")))
+    assert names(store) == ["a"]
+    assert not store.apply(event("ADDED", node("c", 11, "")))
+    assert store.apply(event("MODIFIED", node("a", 12, "")))
+    assert store.apply(event("MODIFIED", node("b", 13)))
+    assert not store.apply(event("DELETED", node("c", 14, "")))
+    assert (names(store), dict(store.snapshot()), store.version) == (["b"], store.objects, "14")

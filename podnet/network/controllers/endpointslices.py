@@ -18,7 +18,6 @@ from podnet.network.controllers.actions import Action, Report
 from podnet.network.controllers.backing import Backing, Target, proportional, selects
 from podnet.network.controllers.hints import Hinting
 from podnet.network.controllers.slices import (
-    MANAGED_BY,
     Draft,
     Identity,
     Ports,
@@ -33,7 +32,9 @@ from podnet.network.controllers.slices import (
 from podnet.objects.kinds import SERVICES
 from podnet.objects.meta import ObjectMeta
 from podnet.objects.services import (
+    CONTROLLER,
     HEADLESS,
+    MANAGED_BY,
     SERVICE_NAME,
     EndpointConditions,
     EndpointSlice,
@@ -43,7 +44,6 @@ from podnet.objects.services import (
     SlicePort,
 )
 
-CONTROLLER = "endpointslice-controller.k8s.io"
 FULL = 100
 """Endpoints in one slice."""
 _RESERVED = (SERVICE_NAME, MANAGED_BY, HEADLESS)

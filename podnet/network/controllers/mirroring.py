@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from podnet.network.controllers.actions import Action, Report
 from podnet.network.controllers.backing import Backing
 from podnet.network.controllers.endpoints import LEADER, repacked
-from podnet.network.controllers.slices import MANAGED_BY, Draft, Ports, delete, identity, order, owner, settle
+from podnet.network.controllers.slices import Draft, Ports, delete, identity, order, owner, settle
 from podnet.objects.kinds import ENDPOINTS
 from podnet.objects.meta import ObjectMeta, OwnerReference
 from podnet.objects.services import (
     CHANGE_TIME,
+    MANAGED_BY,
     SERVICE_NAME,
     EndpointAddress,
     EndpointConditions,

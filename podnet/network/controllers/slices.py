@@ -22,7 +22,6 @@ from podnet.objects.kinds import ENDPOINTSLICES, Kind
 from podnet.objects.meta import Object, ObjectMeta, OwnerReference
 from podnet.objects.services import CHANGE_TIME, EndpointSlice, SliceEndpoint, SlicePort
 
-MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 _NAME_LENGTH = 253
 

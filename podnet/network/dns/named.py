@@ -18,7 +18,7 @@ from podnet.objects import kinds
 from podnet.objects.core import PodDNSConfig, PodIP
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object, Value
-from podnet.objects.services import SERVICE_NAME
+from podnet.objects.services import CONTROLLER, HEADLESS, MANAGED_BY, SERVICE_NAME
 
 SEARCH_ANNOTATION = "podnet.dev/dns-search"
 """On a pod: "server" asks that its searches are completed by the server; anything else, that they are not."""
@@ -87,6 +87,11 @@ class Labels(Value, frozen=True):
     """Of a slice."""
 
     service: str = msgspec.field(default="", name=SERVICE_NAME)
+    headless: str | None = msgspec.field(default=None, name=HEADLESS)
+    maker: str = msgspec.field(default="", name=MANAGED_BY)
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "maker", intern(self.maker))
 
     def get(self, label: str) -> str:
         """As a mapping's."""
@@ -138,6 +143,13 @@ class NamedSlice(Named, frozen=True):
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The endpoints."""
         return _ENDPOINTS.decode(self.kept) or ()
+
+
+def needed(piece: NamedSlice) -> bool:
+    """Whether names may follow from a slice. Of those that the control plane made, its own label says whether they are
+    a headless Service's; those made by others are looked at whatever they are."""
+    labels = piece.metadata.labels
+    return labels.headless is not None or labels.maker != CONTROLLER
 
 
 def _brief(endpoint: Endpoint) -> Endpoint:

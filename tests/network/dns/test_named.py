@@ -16,7 +16,7 @@ from podnet.objects.codec import InvalidObject, decode
 from podnet.objects.core import Namespace, PodDNSConfig, PodIP, PodSpec
 from podnet.objects.kinds import Kind
 from podnet.objects.meta import Object, ObjectMeta
-from podnet.objects.services import ServicePort, SlicePort
+from podnet.objects.services import CONTROLLER, HEADLESS, MANAGED_BY, ServicePort, SlicePort
 from tests.network.dns.names import alias, endpoint, piece, pod, service
 
 PLAIN = pod("plain", "10.0.1.1", "fd00:1::1")
@@ -107,3 +107,20 @@ def test_a_slice_without_endpoints() -> None:
 def test_what_is_no_such_object(kind: Kind, more: str) -> None:
     with pytest.raises(InvalidObject):
         decode(f'{{"metadata":{{"name":"x"}},{more}}}', kind.type)
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted"),
+    [
+        ({}, True),
+        ({MANAGED_BY: "somebody"}, True),
+        ({MANAGED_BY: CONTROLLER, HEADLESS: ""}, True),
+        ({MANAGED_BY: CONTROLLER}, False),
+    ],
+)
+def test_slices_that_names_need(labels: dict[str, str], wanted: bool) -> None:
+    made = piece("db", endpoint("10.0.0.3"))
+    made = replace(made, metadata=replace(made.metadata, labels={**made.metadata.labels, **labels}))
+    part = decode(msgspec.json.encode(made), named.ENDPOINTSLICES.type)
+    assert isinstance(part, named.NamedSlice)
+    assert named.needed(part) is wanted
