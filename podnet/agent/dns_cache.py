@@ -1,4 +1,4 @@
-"""The node's DNS cache under watch: whether it answers decides where queries go; new names leave it no old answers.
+"""The node's DNS cache under watch: whether it answers decides where queries go; changes leave it no old answers.
 
 Every PERIOD it is asked for one of its own counters, by packets that come to it wherever queries are led. When it
 missed MISSES times in a row it has fallen: the next pass leads queries to the Service. When it answers again RISES
@@ -23,7 +23,8 @@ from podnet.agent import metrics
 from podnet.agent.agent import Agent
 from podnet.daemons.purging import Purging
 from podnet.network.dns import node_cache
-from podnet.network.dns.births import Births
+from podnet.network.dns.outdated import OutdatedNames
+from podnet.network.dns.records import Expected, as_expected
 from podnet.network.proxy.feature import mode_name
 from podnet.network.view import NodeView, Problem, is_v6
 from podnet.objects.cluster import Cluster
@@ -75,7 +76,7 @@ class DnsCache:
         self._answered = 0.0
         self._left = 0.0
         self._turn = 0
-        self._births: Births | None = None
+        self._outdated: OutdatedNames | None = None
         self._seen = Cluster()
         self.purging = Purging(self._has, self._clear, clock)
         self._signals: set[asyncio.Task[None]] = set()
@@ -95,21 +96,21 @@ class DnsCache:
             self.state = State(await self._ask_counter(places.asked[0]))
             self._answered = self._clock()
             if self.state.answers:
-                self._clear()  # who knows which names came to be while nobody watched
+                self._clear()  # who knows which names changed while nobody watched
         return self.state.answers
 
     def follow(self, cluster: Cluster) -> None:
-        """A new snapshot: what the cache remembers of names that came to be is no longer true."""
+        """A new snapshot: what the cache remembers of names that changed is no longer true."""
         before, self._seen = self._seen, cluster
         if cluster.network is None or self.state is None:
-            self._births = None
+            self._outdated = None
             return
         domain = cluster.network.spec.dns.domain
-        if self._births is None:
-            self._births = Births()
-            self._births.follow(before, domain)
-        born = self._births.follow(cluster, domain)
-        self.purging.add((dns.text(name), dns.TYPE_NAMES[type_]) for name, type_ in born)
+        if self._outdated is None:
+            self._outdated = OutdatedNames()
+            self._outdated.follow(before, domain)
+        found = self._outdated.follow(cluster, domain)
+        self.purging.add((dns.text(name), dns.TYPE_NAMES[type_], expected) for name, type_, expected in found)
 
     async def run(self) -> None:
         """For ever; cancel it to stop."""
@@ -164,7 +165,7 @@ class DnsCache:
                     metrics.DNS_CACHE_COUNTERS[name].set(int(text))
         return True
 
-    async def _has(self, name: str, type_: str) -> bool | None:
+    async def _has(self, name: str, type_: str, expected: Expected) -> bool | None:
         """See Purging."""
         view = self.agent.view if self.agent is not None else None
         places = _places(view) if view is not None else node_cache.Places()
@@ -172,9 +173,7 @@ class DnsCache:
             return True  # there is no cache any more
         query = dns.question(secrets.randbits(16), dns.name(name), dns.TYPES[type_])
         said = await exchange(places.asked[0], query, PATIENCE)
-        if said is None or said.rcode not in (dns.NOERROR, dns.NXDOMAIN):
-            return None
-        return bool(said.answers)
+        return None if said is None else as_expected(said, expected)
 
     def _clear(self) -> None:
         metrics.DNS_CACHE_CLEARED.inc()

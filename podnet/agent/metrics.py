@@ -35,7 +35,7 @@ EJECTED = Gauge("podnet_service_ejected", "Endpoints that are passed over now.",
 DNS_CACHE = Gauge("podnet_dns_cache_up", "1 while queries are led to the node's DNS cache.", registry=REGISTRY)
 DNS_CACHE_FALLS = Counter("podnet_dns_cache_falls", "Times the node's DNS cache stopped answering.", registry=REGISTRY)
 DNS_CACHE_CLEARED = Counter(
-    "podnet_dns_cache_cleared", "Times it was cleared because of a name that came to be.", registry=REGISTRY
+    "podnet_dns_cache_cleared", "Times it was cleared because it was wrong of a name.", registry=REGISTRY
 )
 DNS_CACHE_COUNTERS = {
     "hits": Gauge("podnet_dns_cache_hits", "Queries that it answered by itself since its start.", registry=REGISTRY),

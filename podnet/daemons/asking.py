@@ -10,7 +10,8 @@ from contextlib import suppress
 import msgspec
 
 from podnet.daemons.dns_client import TIMEOUT, DnsClient, NoAnswer
-from podnet.wire.dns import EDNS_SIZE, IN, NOERROR, NXDOMAIN, TYPES, Malformed, Message, name, question, read
+from podnet.network.dns.records import Expected, as_expected
+from podnet.wire.dns import EDNS_SIZE, IN, TYPES, Malformed, Message, name, question, read
 
 
 class Asking(msgspec.Struct, frozen=True):
@@ -33,12 +34,10 @@ class Asking(msgspec.Struct, frozen=True):
         except Malformed as error:
             raise NoAnswer(f"{self} answered what can't be read: {error}") from None
 
-    async def has(self, text: str, type_: str) -> bool | None:
-        """Whether there is such a record; None when the server doesn't say."""
+    async def has(self, text: str, type_: str, expected: Expected = None) -> bool | None:
+        """Whether there are just the records that are expected; None when the server doesn't say."""
         with suppress(NoAnswer):
-            answer = await self.ask(text, TYPES[type_])
-            if answer.rcode in (NOERROR, NXDOMAIN):
-                return bool(answer.answers)
+            return as_expected(await self.ask(text, TYPES[type_]), expected)
         return None
 
     def __str__(self) -> str:

@@ -1,9 +1,10 @@
-"""Negative answers leave a cache when the name comes to be, not when their time is over.
+"""Answers leave a cache when they become wrong, not when their time is over.
 
-Who knows that a name came to be says so (`add`). The cache is asked for it, as a pod would ask: if it still says that
-there is no such name, it is cleared and asked again, 20 ms later, then after twice as long each time, for 30 s; by then
-what it remembers is over anyway. Clearing concerns the whole cache, so one serves all names that need it at the moment,
-and a cache that never heard of a name, or has it already, is left alone.
+Who knows that a name came to be, means something else or is gone says so, and what the answer has to be (`add`). The
+cache is asked for it, as a pod would ask: if it still says otherwise, it is cleared and asked again, 20 ms later, then
+after twice as long each time, for 30 s; by then what it remembers is over anyway. Clearing concerns the whole cache, so
+one serves all names that need it at the moment, and a cache that never heard of a name, or is right already, is left
+alone.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
+from podnet.network.dns.records import Expected
+
 Name = tuple[str, str]
 """A fully qualified name and the type of a record, as ("web.demo.svc.cluster.local", "A")."""
 
-Ask = Callable[[str, str], Awaitable[bool | None]]
-"""Whether the cache has the name, with this type: True, False (NXDOMAIN or no such record), None when it didn't say."""
+Ask = Callable[[str, str, Expected], Awaitable[bool | None]]
+"""Whether the cache answers just that for the name and the type; None when it didn't say."""
 
 FIRST, PATIENCE = 0.02, 30.0
 """Seconds: between clearing the cache and asking it again at first, and after which a name is given up."""
@@ -32,7 +35,8 @@ MOST = 20_000
 
 
 class _Pending:
-    def __init__(self, now: float) -> None:
+    def __init__(self, expected: Expected, now: float) -> None:
+        self.expected = expected
         self.since = self.due = now
         self.wait = FIRST
 
@@ -47,7 +51,7 @@ class Purging:
 
     def __init__(self, ask: Ask, clear: Callable[[], None], now: Callable[[], float]) -> None:
         self.purged = self.cleared = self.given_up = 0
-        """Names that the cache answers as it should since; how often it was cleared; names it never had in time."""
+        """Names that the cache answers as it should since; how often it was cleared; names given up."""
         self._ask = ask
         self._clear = clear
         self._now = now
@@ -58,10 +62,10 @@ class Purging:
         """Names that are seen to."""
         return len(self._pending)
 
-    def add(self, names: Iterable[Name]) -> None:
-        """These have come to be."""
+    def add(self, words: Iterable[tuple[str, str, Expected]]) -> None:
+        """Of these names and types the answer is now this; of each the last word counts."""
         now = self._now()
-        self._pending.update((name, _Pending(now)) for name in names)
+        self._pending.update(((name, type_), _Pending(expected, now)) for name, type_, expected in words)
         if len(self._pending) > MOST:
             self._pending.clear()
             self._clear_now()
@@ -82,33 +86,33 @@ class Purging:
         asked = {name: pending for name, pending in self._pending.items() if pending.due <= now}
         limit = asyncio.Semaphore(AT_ONCE)
 
-        async def ask(name: Name) -> bool | None:
+        async def ask(name: Name, expected: Expected) -> bool | None:
             async with limit:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ANSWER):
-                        return await self._ask(*name)
+                        return await self._ask(*name, expected)
                 return None
 
-        answers = await asyncio.gather(*map(ask, asked))
-        missing = False
-        for (name, pending), there in zip(asked.items(), answers, strict=True):
-            if self._pending.get(name) is pending:  # else it was said again meanwhile
-                missing |= self._take(name, pending, there)
-        if missing:
+        answers = await asyncio.gather(*(ask(name, pending.expected) for name, pending in asked.items()))
+        wrong = False
+        for (name, pending), right in zip(asked.items(), answers, strict=True):
+            if self._pending.get(name) is pending:  # else there was another word of it meanwhile
+                wrong |= self._take(name, pending, right)
+        if wrong:
             self._clear_now()
         return min((max(each.due - self._now(), 0.0) for each in self._pending.values()), default=None)
 
-    def _take(self, name: Name, pending: _Pending, there: bool | None) -> bool:
+    def _take(self, name: Name, pending: _Pending, right: bool | None) -> bool:
         """Whether the cache has to be cleared because of this answer."""
         now = self._now()
-        if there or now - pending.since >= PATIENCE:
-            self.purged += bool(there)
-            self.given_up += not there
+        if right or now - pending.since >= PATIENCE:
+            self.purged += bool(right)
+            self.given_up += not right
             del self._pending[name]
             return False
         pending.due = now + pending.wait
         pending.wait *= 2
-        return there is False
+        return right is False
 
     def _clear_now(self) -> None:
         self.cleared += 1

@@ -1,7 +1,7 @@
 """`podnet dns dnsmasq`: Debian's dnsmasq as the cache in front of kubedns, and upstream's sidecar, in one program.
 
     ConfigMap or folder ──► servers file ──SIGHUP──► dnsmasq :53 ──► kubedns :10053, stub domains, the others
-                 names that came to be, POST /purge ──► asked, cleared, asked again (daemons/purging.py)
+                 outdated names, POST /purge ──► asked, cleared, asked again (daemons/purging.py)
 
 dnsmasq is not kept from starting by an API that can't be reached: after two seconds it starts with the node's servers.
 Source: kubernetes/dns cmd/dnsmasq-nanny and cmd/sidecar, whose flags are taken here.

@@ -89,7 +89,7 @@ class Flags(msgspec.Struct, frozen=True):
     help="Of which pods the search path is walked here, in one question.",
 )  # fmt: skip
 @click.option("--via-cache", default="", help="Ask for names outside through this dnsmasq first, as 127.0.0.1:53.")
-@click.option("--purge", default="", help="URL that hears of names that came to be: http://127.0.0.1:10054/purge")
+@click.option("--purge", default="", help="URL that hears of outdated names: http://127.0.0.1:10054/purge")
 @click.option("--lameduck", default="5s", type=DURATION, show_default=True, help="How long it answers after SIGTERM.")
 def command(**flags: object) -> None:
     """Answer for the names of a cluster (Kubernetes DNS specification 1.1.0).

@@ -1,9 +1,9 @@
 """The zone of kubedns, and what keeps it so: swapped whole whenever the watch brings something.
 
     API ──watch──► Cluster ──network/dns/zone.py──► Zone ──► Answers
-                                                      └─ names that came to be ──► POST /purge of the cache in front
+                                                      └─ outdated names ──► POST /purge of the cache in front
 
-What the watch brings is in the next answer. A cache in front that remembers that a name was missing is told of it.
+What the watch brings is in the next answer. A cache in front that may remember another is told of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
+from itertools import islice
 
 import aiohttp
 import msgspec
@@ -20,7 +21,8 @@ import msgspec
 from podnet.client.reflector import Informers
 from podnet.dns import metrics
 from podnet.dns.answering import Answers
-from podnet.network.dns.zone import Options, Zone, appeared, clients, zone
+from podnet.network.dns.records import Expected
+from podnet.network.dns.zone import Options, Zone, clients, outdated, zone
 from podnet.network.memo import Memo
 from podnet.wire import dns
 
@@ -45,7 +47,7 @@ class Naming:
         self._completing = completing
         self._purge = purge
         self._memo: Memo = {}
-        self._born: dict[tuple[bytes, int], None] = {}
+        self._outdated: dict[tuple[bytes, int], Expected] = {}
         self._wake = asyncio.Event()
 
     async def follow(self) -> None:
@@ -69,30 +71,33 @@ class Naming:
 
     def _tell(self, before: Zone, made: Zone) -> None:
         if self._purge:
-            self._born.update(dict.fromkeys(appeared(before, made)))
+            self._outdated.update(((name, type_), expected) for name, type_, expected in outdated(before, made))
             self._wake.set()
 
     async def tell(self) -> None:
-        """Tell the cache in front of names that came to be; what it does not hear is told again."""
+        """Tell the cache in front what it may be wrong of; what it does not hear is told again."""
         timeout = aiohttp.ClientTimeout(total=PURGE_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
                 await self._wake.wait()
-                some = [*self._born][:MOST_PURGED]
+                some = dict(islice(self._outdated.items(), MOST_PURGED))
                 if not some:
                     self._wake.clear()
                     continue
                 for each in some:
-                    del self._born[each]  # one that is born again meanwhile is told again
+                    del self._outdated[each]  # one that changes again meanwhile is told again
                 try:
-                    async with session.post(self._purge, data=_names(some)) as answer:
+                    async with session.post(self._purge, data=_words(some)) as answer:
                         answer.raise_for_status()
                 except (aiohttp.ClientError, TimeoutError) as error:
                     log.warning("%s: %r", self._purge, error)
-                    self._born.update(dict.fromkeys(some))
+                    self._outdated = some | self._outdated  # of a name that changed meanwhile, the last word counts
                     await asyncio.sleep(PURGE_SECONDS)
 
 
-def _names(born: Iterable[tuple[bytes, int]]) -> bytes:
-    told = [{"name": dns.text(name), "type": dns.TYPE_NAMES[type_]} for name, type_ in born]
+def _words(names: Mapping[tuple[bytes, int], Expected]) -> bytes:
+    told: list[dict[str, object]] = []
+    for (name, type_), expected in names.items():
+        answers = {} if expected is None else {"answers": expected}
+        told.append({"name": dns.text(name), "type": dns.TYPE_NAMES[type_], **answers})
     return msgspec.json.encode(told)

@@ -3,7 +3,8 @@
     /metrics              kubedns_dnsmasq_*, kubedns_probe_<label>_*, and what podnet counts beyond that
     /healthcheck/<label>  200 or 503 and JSON: how the last probe with this label went
     /healthz, /readiness  whether this program lives; whether dnsmasq answers
-    POST /purge           [{"name": ..., "type": ...}]: names that came to be, from this machine or pod only
+    POST /purge           [{"name": ..., "type": ..., "answers": [...]}]: names of which the answer is now another (no
+                          "answers": any), from this machine or pod only
 
 dnsmasq's counters begin anew when it does.
 Source: kubernetes/dns pkg/sidecar (names, JSON, ports); dnsmasq(8) for hits.bind and the like. Names without `_total`,
@@ -26,6 +27,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from podnet.daemons.asking import Asking
 from podnet.daemons.dns_client import NoAnswer
 from podnet.daemons.purging import Purging
+from podnet.network.dns.records import Expected
 from podnet.network.dns.settings import server
 from podnet.wire import dns
 
@@ -53,10 +55,11 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Purged(msgspec.Struct, frozen=True):
-    """A name that came to be."""
+    """A name that answers otherwise than before; `answers` as records.Expected."""
 
     name: str
     type: str = "A"
+    answers: Expected = None
 
 
 class Health(msgspec.Struct, frozen=True, rename="pascal"):
@@ -117,9 +120,9 @@ class Sidecar:
             )
             for each in probes
         }
-        self.asked = Counter("podnet_dns_purges", "Names that came to be, as told.", registry=self.registry)
+        self.asked = Counter("podnet_dns_purges", "Names whose answers changed, as told.", registry=self.registry)
         self.loops = self._gauge("podnet_dns_looping_servers", "Servers that lead back to dnsmasq.")
-        self._gauge("podnet_dns_purging", "Names that the cache still says are missing.").set_function(purging.__len__)
+        self._gauge("podnet_dns_purging", "Names of which the cache may still be wrong.").set_function(purging.__len__)
         self._gauge("podnet_dns_cache_clears", "Times it was cleared so that it forgets.").set_function(
             lambda: purging.cleared
         )
@@ -219,7 +222,7 @@ class Sidecar:
                 dns.name(each.name)
         except (msgspec.MsgspecError, dns.Malformed, UnicodeError) as error:
             return web.Response(status=400, text=f"{error}\n")
-        names = [(each.name, each.type) for each in told if each.type in dns.TYPES]
+        names = [(each.name, each.type, each.answers) for each in told if each.type in dns.TYPES]
         self.asked.inc(len(names))
         self._purging.add(names)
         return web.Response(status=202)

@@ -27,6 +27,8 @@ from podnet.wire import dns
 from tests import worlds
 from tests.network.dns.test_node_cache import world as dns_world
 
+ADDRESS = dns.record(dns.A, 30, bytes((10, 96, 0, 1)))
+
 
 class Cache:
     """What would be at the address: it answers or not, and has names or not."""
@@ -46,8 +48,8 @@ class Cache:
             return dns.read(dns.answer(found, dns.piece([dns.record(dns.TXT, 0, dns.txt("7"), cls=dns.CHAOS)])))
         name = dns.text(found.name)
         if name in self.names and name not in self.remembered:
-            kind, data = dns.address("10.96.0.1")
-            return dns.read(dns.answer(found, dns.piece([dns.record(kind, 30, data)])))
+            made = dns.record(dns.PTR, 30, dns.name("web")) if found.type == dns.PTR else ADDRESS
+            return dns.read(dns.answer(found, dns.piece([made])))
         return dns.read(dns.answer(found, dns.NONE, dns.NXDOMAIN))
 
 
@@ -164,6 +166,27 @@ async def test_a_name_that_comes_to_be_is_purged(desk: Desk) -> None:
     await desk.cache.purging.step()
     assert len(desk.cache.purging) == 0
     assert desk.signals() == [*before, signal.SIGHUP]
+
+
+async def test_an_old_address_is_purged(desk: Desk) -> None:
+    """A Service that changed its address, and one that is gone, which the cache answers as before."""
+    await desk.agent._pass()
+    desk.cache.follow(_with(desk.world, worlds.service()))
+    await desk.settled()
+    before = desk.signals()
+    desk.there.names |= {"web.default.svc.cluster.local", "2.0.96.10.in-addr.arpa"}
+    for world in (_with(desk.world, worlds.service(cluster_ip="10.96.0.2")), desk.world):
+        desk.time += 100
+        await desk.cache.purging.step()  # what was said before is given up
+        desk.cache.follow(world)
+        await desk.cache.purging.step()
+        await desk.settled()
+        before.append(signal.SIGHUP)
+        assert desk.signals() == before
+    desk.there.names.clear()
+    desk.time += 1
+    assert await desk.cache.purging.step() is None
+    assert desk.signals() == before
 
 
 async def test_one_that_is_no_longer_wanted_stays_a_moment(desk: Desk) -> None:

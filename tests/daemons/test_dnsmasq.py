@@ -19,6 +19,7 @@ from podnet.daemons.dns_client import NoAnswer
 from podnet.daemons.dnsmasq import Dnsmasq
 from podnet.daemons.purging import Purging
 from podnet.network.dns.dnsmasq import looping, plan, servers
+from podnet.network.dns.records import Expected
 from podnet.network.dns.settings import Server, Settings
 from podnet.wire import dns
 from tests.client.waiting import until
@@ -210,14 +211,105 @@ async def test_a_negative_answer_is_gone_soon_after_the_name_came_to_be(tmp_path
             assert await world.address("new.cluster.local") == "NXDOMAIN"  # it remembers
             purging = Purging(world.asking.has, world.dnsmasq.clear, asyncio.get_running_loop().time)
             purger = asyncio.create_task(purging.run())
-            purging.add([("new.cluster.local", "A"), ("other.cluster.local", "A")])
+            purging.add([("new.cluster.local", "A", None), ("other.cluster.local", "A", None)])
             await until(lambda: purging.purged == 2, 20)
             cleared = purging.cleared
             assert cleared >= 1  # once, unless the machine is slow
             assert await world.address("new.cluster.local") == "10.0.0.7"
-            purging.add([("new.cluster.local", "A")])
+            purging.add([("new.cluster.local", "A", ("10.0.0.7",))])
             await until(lambda: purging.purged == 3, 20)
             assert purging.cleared == cleared
+            purger.cancel()
+
+
+def served_records(known: dict[tuple[str, int], list[bytes]], message: bytes) -> list[bytes]:
+    """What is known of a name; NXDOMAIN of any other. An alias leads to one whose address is known."""
+    query = dns.read_query(message)
+    name = dns.text(query.name)
+    alias = known.get((name, dns.CNAME))
+    if alias and query.type == dns.A:
+        target = known[dns.text(dns.lower(alias[0])), dns.A]
+        more = [dns.record(dns.A, 30, data, alias[0]) for data in target]
+        return [dns.answer(query, dns.piece([dns.record(dns.CNAME, 30, alias[0]), *more]))]
+    found = known.get((name, query.type))
+    if found is None:
+        return [dns.answer(query, dns.piece([], [SOA]), dns.NXDOMAIN)]
+    return [dns.answer(query, dns.piece([dns.record(query.type, 30, data) for data in found]))]
+
+
+async def test_an_answer_that_changed_or_is_gone_is_forgotten_soon(tmp_path: Path) -> None:
+    """Of each type that a Service's names have, with what dnsmasq makes of them; none of them is expected in vain."""
+    one, two, three = (bytes((10, 0, 0, number)) for number in (1, 2, 3))
+    web, old, now = (dns.name(f"{name}.cluster.local") for name in ("Web", "Old", "Now"))
+    back = "7.0.96.10.in-addr.arpa"
+    targets = {("old.cluster.local", dns.A): [one], ("now.cluster.local", dns.A): [two]}
+    known = {
+        **targets,
+        ("web.cluster.local", dns.A): [one],
+        ("alias.cluster.local", dns.CNAME): [old],
+        ("to.cluster.local", dns.A): [three],
+        ("_http._tcp.cluster.local", dns.SRV): [dns.srv(0, 100, 80, web)],
+        (back, dns.PTR): [old],
+        ("gone.cluster.local", dns.A): [one],
+    }
+    async with served(lambda message: served_records(known, message)) as (upstream, _):
+        world = World(tmp_path)
+        place = (Server("127.0.0.1", upstream.port),)
+        world.dnsmasq.serve(servers(Settings({"cluster.local": place, "10.in-addr.arpa": place}), ()))
+        async with running(world):
+            asked = [("alias.cluster.local", dns.A), *known]
+            before = [(await world.asking.ask(*each)).answers for each in asked]
+            assert all(before)
+            known.clear()
+            known |= {
+                **targets,
+                ("web.cluster.local", dns.A): [two],
+                ("alias.cluster.local", dns.CNAME): [now],
+                ("to.cluster.local", dns.CNAME): [now],
+                ("_http._tcp.cluster.local", dns.SRV): [dns.srv(0, 100, 81, web)],
+                (back, dns.PTR): [web, now],
+            }
+            assert await world.address("web.cluster.local") == "10.0.0.1"  # it remembers
+            purging = Purging(world.asking.has, world.dnsmasq.clear, asyncio.get_running_loop().time)
+            purger = asyncio.create_task(purging.run())
+            words: list[tuple[str, str, Expected]] = [
+                ("web.cluster.local", "A", ("10.0.0.2",)),
+                ("alias.cluster.local", "CNAME", ("Now.cluster.local",)),
+                ("to.cluster.local", "CNAME", ("Now.cluster.local",)),
+                ("to.cluster.local", "A", ()),
+                ("_http._tcp.cluster.local", "SRV", ("0 100 81 Web.cluster.local",)),
+                (back, "PTR", ("Web.cluster.local", "Now.cluster.local")),
+                ("gone.cluster.local", "A", ()),
+            ]
+            purging.add(words)
+            await until(lambda: purging.purged == len(words), 20)
+            cleared = purging.cleared
+            assert cleared >= 1
+            for name, said in {
+                "web": "10.0.0.2",
+                "alias": "Now.cluster.local 10.0.0.2",
+                "to": "Now.cluster.local 10.0.0.2",
+                "gone": "NXDOMAIN",
+            }.items():
+                assert (await world.address(f"{name}.cluster.local")).lower() == said.lower()
+            purging.add(words)  # now they are in the cache
+            await until(lambda: purging.purged == 2 * len(words), 20)
+            assert purging.cleared == cleared
+            purger.cancel()
+
+
+async def test_a_storm_of_changed_names_that_nobody_asked_for_clears_nothing(tmp_path: Path) -> None:
+    async with served(fixed("10.0.0.2").reply) as (upstream, _):
+        world = World(tmp_path)
+        world.dnsmasq.serve(servers(Settings({"cluster.local": (Server("127.0.0.1", upstream.port),)}), ()))
+        async with running(world):
+            purging = Purging(world.asking.has, world.dnsmasq.clear, asyncio.get_running_loop().time)
+            purger = asyncio.create_task(purging.run())
+            began = asyncio.get_running_loop().time()
+            purging.add((f"n{number}.cluster.local", "A", ("10.0.0.2",)) for number in range(1000))
+            await until(lambda: purging.purged == 1000, 60)
+            print(f"1,000 changed names seen to in {asyncio.get_running_loop().time() - began:.2f} s")
+            assert purging.cleared == 0
             purger.cancel()
 
 

@@ -125,7 +125,7 @@ class Cache:
 
     def __init__(self) -> None:
         self.failures = 1
-        self.heard: list[dict[str, str]] = []
+        self.heard: list[dict[str, Any]] = []
 
     async def purge(self, request: web.Request) -> web.Response:
         if self.failures:
@@ -135,7 +135,7 @@ class Cache:
         return web.Response()
 
 
-async def test_the_cache_hears_of_names_that_come_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cache_hears_what_it_may_be_wrong_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(naming, "PURGE_SECONDS", 0.05)
     cache, app = Cache(), web.Application()
     app.router.add_post("/purge", cache.purge)
@@ -146,13 +146,24 @@ async def test_the_cache_hears_of_names_that_come_to_be(monkeypatch: pytest.Monk
         here.api.put(SERVICES, service("new", "10.96.0.8"))
         await until(lambda: cache.heard)
         told = [*cache.heard]
-        assert {(each["name"], each["type"]) for each in told} == {
-            (f"new.{SVC}", "A"),
-            ("8.0.96.10.in-addr.arpa", "PTR"),
-        }
+        assert told == [
+            {"name": f"new.{SVC}", "type": "A", "answers": ["10.96.0.8"]},
+            {"name": "8.0.96.10.in-addr.arpa", "type": "PTR", "answers": [f"new.{SVC}"]},
+        ]
         here.api.put(SERVICES, service("new", "10.96.0.9"))
         await until(lambda: len(cache.heard) > len(told))
-        assert cache.heard[len(told) :] == [{"name": "9.0.96.10.in-addr.arpa", "type": "PTR"}], "A was there before"
+        assert cache.heard[len(told) :] == [
+            {"name": f"new.{SVC}", "type": "A", "answers": ["10.96.0.9"]},
+            {"name": "9.0.96.10.in-addr.arpa", "type": "PTR", "answers": [f"new.{SVC}"]},
+        ]
+        told = [*cache.heard]
+        cache.failures = 1
+        here.api.delete(SERVICES, "new", "demo")
+        await until(lambda: not cache.failures)
+        here.api.put(SERVICES, service("new", "10.96.0.10"))
+        await until(lambda: len(cache.heard) > len(told))
+        last = {each["name"]: each["answers"] for each in cache.heard[len(told) :]}
+        assert last[f"new.{SVC}"] == ["10.96.0.10"], "the last word counts"
     await runner.cleanup()
 
 

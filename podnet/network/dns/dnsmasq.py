@@ -5,8 +5,8 @@ domains and for everything else, stand in a file that it reads again on SIGHUP: 
 restart. Only a question that a server has at that moment, which is then listed no more for its domain, must be asked
 again: dnsmasq drops what such a server says. It never reads resolv.conf itself, since a file can't make it stop; when
 nobody names other servers, those of resolv.conf are written into the same file.
-Source: dnsmasq(8); the defaults are those of kubernetes/dns' last manifest, but for --no-negcache: here a negative
-answer is purged when the name comes to be (daemons/purging.py).
+Source: dnsmasq(8); the defaults are those of kubernetes/dns' last manifest, but for --no-negcache: here an
+answer is purged when it becomes wrong (daemons/purging.py).
 """
 
 from __future__ import annotations

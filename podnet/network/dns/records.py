@@ -6,7 +6,8 @@ one, since it exists: its answer is "no such data", not "no such name".
 
 Source: github.com/kubernetes/dns docs/specification.md. Where it leaves a choice: an endpoint without a hostname is
 called as its address with dashes, priority is 0 and weight 100 (as CoreDNS has them), time to live is kube-dns' 30 s,
-and CoreDNS's 5 s for what changes with every pod: a cache in front is told of names that are new, not of other answers.
+and CoreDNS's 5 s for what changes with every pod: a cache in front is told which of the other answers became wrong
+(`outdated`), and of these only that there are any.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ Node = tuple[tuple[int, bytes], ...]
 """What stands at a name: its pieces by type."""
 
 EMPTY: Node = ()
+Expected = tuple[str, ...] | None
+"""What an answer has to be: just these records, as dns.shown says them; (): none; None: any."""
+
 Nodes = Mapping[bytes, Node]
 
 TTL, POD_TTL = 30, 5
@@ -87,6 +91,48 @@ def pod_addresses(pod: Pod) -> tuple[str, ...]:
     if pod.spec.host_network or status.phase in ("Succeeded", "Failed"):
         return ()
     return tuple(each.ip for each in status.pod_ips) or ((status.pod_ip,) if status.pod_ip else ())
+
+
+def outdated(before: Node, now: Node) -> Iterator[tuple[int, Expected]]:
+    """The types of which a cache may hold what is no longer true at a name, and what it has to say now. What is new,
+    since it may hold that there is nothing; what changed or vanished, if it had leave to keep that for long. What is
+    kept for POD_TTL only changes often: when such an answer is new, any will do. That an address lost its names is
+    left out, since others are asked for it then, and may have names for it."""
+    was, has = dict(before), dict(now)
+    for type_, made in now:
+        if type_ not in was:
+            yield type_, _shown(made) if _lasts(made) else None
+        elif made != was[type_] and _lasts(was[type_]):
+            said = _shown(made)
+            if {*said} != {*_shown(was[type_])}:
+                yield type_, said
+    for type_, made in before:
+        if type_ not in has and type_ != dns.PTR and _lasts(made):
+            yield type_, ()
+
+
+def as_expected(said: dns.Message, expected: Expected) -> bool | None:
+    """Whether an answer is what it has to be; None when it does not say. One that is too long for a datagram was not
+    remembered from before: what lasts is short. Of an address' names one is enough: dnsmasq remembers no more."""
+    asked = said.question
+    if asked is None or said.rcode not in (dns.NOERROR, dns.NXDOMAIN):
+        return None
+    if said.flags & dns.TC:
+        return True
+    own = [each for each in said.answers if each.type == asked.type and dns.lower(each.name) == asked.name]
+    texts = {dns.shown(each).lower() for each in own}
+    if expected is None:
+        return bool(texts)
+    wanted = {each.lower() for each in expected}
+    return texts == wanted or (asked.type == dns.PTR and bool(texts) and texts < wanted)
+
+
+def _lasts(made: bytes) -> bool:
+    return dns.records_of(made)[0].ttl > POD_TTL
+
+
+def _shown(made: bytes) -> tuple[str, ...]:
+    return tuple(map(dns.shown, dns.records_of(made)))
 
 
 def pointer_node(names: Iterable[bytes]) -> Node:

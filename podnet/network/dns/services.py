@@ -8,7 +8,7 @@ back, from an address to Services, is kept.
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from ipaddress import ip_address
 from itertools import chain
 from operator import is_
@@ -70,14 +70,22 @@ class ServiceNames(Mapping[bytes, Node]):
             return Names({})
         return records.service_names(self.domain, service, self.slices.get(key, _NO_SLICES).values())
 
-    def touched(self, old: ServiceNames) -> Iterator[bytes]:
-        """Names that are here, and may not have been in `old`, or not so."""
-        yield from changes(self.others, old.others)
+    def changed(self, old: ServiceNames) -> Iterator[tuple[bytes, Node, Node]]:
+        """Names at which something else may stand than in `old`, and what stood and stands there."""
+        for name in changes(self.others, old.others):
+            yield name, old.others.get(name, EMPTY), self.others.get(name, EMPTY)
+        made: tuple[dict[Key, Names], dict[Key, Names]] = {}, {}
+        moved: set[str] = set()
         for key in dict.fromkeys((*changes(self.services, old.services), *changes(self.slices, old.slices))):
             service = self.services.get(key)
-            if service is not old.services.get(key) or (service and service.spec.cluster_ip == "None"):
-                yield from self.unit(key).nodes
-        yield from map(_reverse, filter(self.owners.__contains__, changes(self.owners, old.owners)))
+            if service is old.services.get(key) and not (service and service.spec.cluster_ip == "None"):
+                continue
+            was, now = made[0][key], made[1][key] = old.unit(key), self.unit(key)
+            for name in dict.fromkeys((*was.nodes, *now.nodes)):
+                yield name, was.nodes.get(name, EMPTY), now.nodes.get(name, EMPTY)
+            moved.update(ip for ip, _ in {*was.pointers} ^ {*now.pointers})
+        for address in {str(ip_address(ip)) for ip in moved}:
+            yield _reverse(address), old._pointer(address, made[0]), self._pointer(address, made[1])
 
     def _found(self, name: bytes) -> Node:
         if name.endswith(self._suffix):
@@ -87,14 +95,17 @@ class ServiceNames(Mapping[bytes, Node]):
                 return (records.own_node(service) if itself else EMPTY) or self.unit(key).nodes[name]
         elif name.endswith(_ARPA):
             address = dns.address_of(name)
-            owners = self.owners.get(address)
-            if owners:
-                return self._pointer(address, owners)
+            if address in self.owners:
+                return self._pointer(address)
         return self.others[name]
 
-    def _pointer(self, address: str, owners: Iterable[Key]) -> Node:
-        pairs = chain.from_iterable(self.unit(key).pointers for key in owners)
-        return records.pointer_node(name for ip, name in pairs if str(ip_address(ip)) == address)
+    def _pointer(self, address: str, made: Mapping[Key, Names] | None = None) -> Node:
+        """`made` spares making the names of these Services again."""
+        owners = self.owners.get(address, ())
+        units = ((made and made.get(key)) or self.unit(key) for key in owners)
+        pairs = chain.from_iterable(unit.pointers for unit in units)
+        own = [name for ip, name in pairs if ip == address or str(ip_address(ip)) == address]
+        return records.pointer_node(own) if own else EMPTY
 
 
 class _Items(ItemsView[bytes, Node]):
@@ -103,7 +114,7 @@ class _Items(ItemsView[bytes, Node]):
     def __iter__(self) -> Iterator[tuple[bytes, Node]]:
         names = self._mapping
         units = (names.unit(key).nodes.items() for key in names.services)
-        pointers = ((_reverse(ip), names._pointer(ip, owners)) for ip, owners in names.owners.items())
+        pointers = ((_reverse(ip), names._pointer(ip)) for ip in names.owners)
         return chain(names.others.items(), chain.from_iterable(units), pointers)
 
 

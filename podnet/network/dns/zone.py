@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from podnet.network.dns import records
 from podnet.network.dns.named import SEARCH_ANNOTATION
-from podnet.network.dns.records import EMPTY, Node, Nodes
+from podnet.network.dns.records import EMPTY, Expected, Node, Nodes
 from podnet.network.dns.services import ServiceNames, service_names
 from podnet.network.memo import Memo, each, group, joined, recall
 from podnet.network.value import Value
@@ -80,13 +80,12 @@ def zone(cluster: Cluster, options: Options, serial: int = 1, memo: Memo | None 
     return Zone(names, apex, dns.lower(dns.name(f"pod.{domain}")), soa, options.pods)
 
 
-def appeared(old: Zone, new: Zone) -> Iterator[tuple[bytes, int]]:
-    """Names, each with a type, that have an answer in the new zone and had none in the old."""
-    for name in new.names.touched(old.names):
-        before = {type_ for type_, _ in old.names.get(name, EMPTY)}
-        for type_, _ in new.names.get(name, EMPTY):
-            if type_ not in before:
-                yield name, type_
+def outdated(old: Zone, new: Zone) -> Iterator[tuple[bytes, int, Expected]]:
+    """Names, each with a type, of which a cache may hold an answer of the old zone that is not the new one's, and what
+    it has to say now (records.outdated)."""
+    for name, before, now in new.names.changed(old.names):
+        for type_, expected in records.outdated(before, now):
+            yield name, type_, expected
 
 
 def completes(pod: Pod, everybody: bool) -> bool:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from podnet.network.dns import records
 from podnet.network.dns.answers import Elsewhere
-from podnet.network.dns.zone import Options, appeared, zone
+from podnet.network.dns.records import EMPTY, POD_TTL, Expected, Node
+from podnet.network.dns.zone import Options, Zone, outdated, zone
 from podnet.network.memo import Memo
 from podnet.objects.meta import Object
 from podnet.objects.services import ServicePort, SlicePort
@@ -155,8 +157,8 @@ OBJECT = st.one_of(
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.lists(OBJECT, max_size=6), st.booleans()), min_size=2, max_size=6))
 def test_the_way_does_not_matter(steps: Sequence[tuple[list[Object], bool]]):
-    """Whatever came before, and whatever is remembered of it, a zone is that of its cluster; and what is said to have
-    appeared is just what has an answer now and had none."""
+    """Whatever came before, and whatever is remembered of it, a zone is that of its cluster; and what is said to be
+    outdated is just what a cache may be wrong of."""
     memo: Memo = {}
     last = zone(cluster(), Options(), memo=memo)
     for number, (objects, forget) in enumerate(steps):
@@ -165,9 +167,27 @@ def test_the_way_does_not_matter(steps: Sequence[tuple[list[Object], bool]]):
         now = zone(cluster(*objects), Options(), number, memo)
         fresh = zone(cluster(*objects), Options(), number)
         assert dict(now.names) == dict(fresh.names)
-        has = [{(name, type_) for name, node in each.names.items() for type_, _ in node} for each in (last, now)]
-        assert set(appeared(last, now)) == has[1] - has[0]
+        found = [*outdated(last, now)]
+        assert {(name, type_): expected and {*expected} for name, type_, expected in found} == wrong(last, now)
+        assert len(found) == len({each[:2] for each in found})
         last = now
+
+
+def wrong(last: Zone, now: Zone) -> dict[tuple[bytes, int], set[str] | Expected]:
+    """By two whole zones."""
+    had, has = ({(n, t): p for n, node in each.names.items() for t, p in node} for each in (last, now))
+    found: dict[tuple[bytes, int], set[str] | Expected] = {}
+    for at in had.keys() | has.keys():
+        before, after = ({(dns.shown(r), r.ttl) for r in dns.records_of(of.get(at, dns.NONE))} for of in (had, has))
+        lasted, lasts = (any(ttl > POD_TTL for _, ttl in each) for each in (before, after))
+        texts = {text for text, _ in after}
+        if not before:
+            found[at] = texts if lasts else None
+        elif lasted and not after and at[1] != PTR:
+            found[at] = ()
+        elif lasted and after and texts != {text for text, _ in before}:
+            found[at] = texts
+    return found
 
 
 @pytest.mark.parametrize("count", [2, 40, 100])
@@ -181,3 +201,55 @@ def test_many_endpoints(count: int):
         for heard in (plain, large):
             assert len(heard.answers) == (0 if heard.flags & dns.TC else count)
         assert bool(large.flags & dns.TC) is (count > (70 if type_ == A else 10))
+
+
+def node(*addresses: str, ttl: int = 30) -> Node:
+    return records.addresses(addresses, ttl)
+
+
+FAR, NEAR = (((CNAME, dns.piece([dns.record(CNAME, 30, dns.name(to))])),) for to in ("far.example", "near.example"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "wrong"),
+    [
+        (EMPTY, node("10.0.0.1"), [(A, ("10.0.0.1",))]),
+        (EMPTY, node("10.0.0.1", ttl=5), [(A, None)]),
+        (node("10.0.0.1"), node("10.0.0.2"), [(A, ("10.0.0.2",))]),
+        (node("10.0.0.1", "fd00::1"), node("10.0.0.1"), [(AAAA, ())]),
+        (node("10.0.0.1", "10.0.0.2"), node("10.0.0.2", "10.0.0.1"), []),
+        (node("10.0.0.1"), EMPTY, [(A, ())]),
+        (node("10.0.0.1", ttl=5), node("10.0.0.2", ttl=5), []),
+        (node("10.0.0.1", ttl=5), EMPTY, []),
+        (node("10.0.0.1", ttl=5), node("10.0.0.2"), []),
+        (node("10.0.0.1"), FAR, [(CNAME, ("far.example",)), (A, ())]),
+        (FAR, NEAR, [(CNAME, ("near.example",))]),
+        (records.pointer_node([dns.name("a")]), EMPTY, []),
+    ],
+)
+def test_what_a_cache_is_wrong_of(before: Node, now: Node, wrong: list[tuple[int, Expected]]):
+    assert [*records.outdated(before, now)] == wrong
+
+
+WEB_NAME = dns.name("Web.demo")
+
+
+@pytest.mark.parametrize(
+    ("said", "flags", "expected", "right"),
+    [
+        ([dns.record(A, 30, b"\n\0\0\1")], 0, None, True),
+        ([], dns.NXDOMAIN, None, False),
+        ([], dns.NXDOMAIN, (), True),
+        ([], dns.REFUSED, (), None),
+        ([], dns.TC, None, True),
+        ([dns.record(A, 30, b"\n\0\0\1")], 0, (), False),
+        ([dns.record(A, 30, b"\n\0\0\1"), dns.record(A, 30, b"\n\0\0\2")], 0, ("10.0.0.2", "10.0.0.1"), True),
+        ([dns.record(A, 30, b"\n\0\0\1")], 0, ("10.0.0.2",), False),
+        ([dns.record(CNAME, 30, dns.name("x")), dns.record(A, 30, b"\n\0\0\1", dns.name("x"))], 0, (), True),
+        ([dns.record(CNAME, 30, dns.name("x")), dns.record(A, 30, b"\n\0\0\1", dns.name("x"))], 0, None, False),
+    ],
+)
+def test_whether_an_answer_is_as_expected(said: list[bytes], flags: int, expected: Expected, right: bool | None):
+    query = dns.read_query(dns.question(7, WEB_NAME, A))
+    message = dns.read(dns.answer(query, dns.piece(said), flags & 0xF, flags & dns.TC))
+    assert records.as_expected(message, expected) is right

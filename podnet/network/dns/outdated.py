@@ -1,13 +1,13 @@
-"""Which names came to be between two snapshots of a cluster, from the Services that changed alone.
+"""Which remembered answers a change of the cluster made wrong, from the Services that changed alone.
 
-For whoever keeps answers but not the zone: a node's cache may hold that there is no such name.
+For whoever keeps answers but not the zone: a node's cache may hold that there is no such name, or yesterday's address.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from podnet.network.dns.records import EMPTY, Names, service_names
+from podnet.network.dns.records import EMPTY, Expected, Names, outdated, service_names
 from podnet.network.memo import Memo, group
 from podnet.objects.cluster import Cluster, Key
 from podnet.objects.services import SERVICE_NAME, EndpointSlice, Service
@@ -17,7 +17,7 @@ from podnet.wire import dns
 Slices = Mapping[Key, Mapping[Key, EndpointSlice]]
 
 
-class Births:
+class OutdatedNames:
     """Follows one cluster, snapshot by snapshot; keeps the last one only."""
 
     def __init__(self) -> None:
@@ -26,9 +26,9 @@ class Births:
         self._slices: Slices = {}
         self._followed = False
 
-    def follow(self, cluster: Cluster, domain: str) -> tuple[tuple[bytes, int], ...]:
-        """Names of Services and of their endpoints, and addresses, each with a type, that have an answer now and had
-        none before. Of the first snapshot nothing is new."""
+    def follow(self, cluster: Cluster, domain: str) -> tuple[tuple[bytes, int, Expected], ...]:
+        """Names of Services and of their endpoints, and addresses that have a name now and had none, each with a type
+        and what the answer has to be (records.outdated). Of the first snapshot nothing is known to be."""
         slices = group(self._memo, "slices", cluster.endpointslices, _owner)
         before = self._services, self._slices
         self._services, self._slices = cluster.services, slices
@@ -37,20 +37,21 @@ class Births:
             return ()
         touched = dict.fromkeys((*changes(cluster.services, before[0]), *changes(slices, before[1])))
         return tuple(
-            name
+            each
             for key in touched
-            for name in _born(_names(domain, key, *before), _names(domain, key, cluster.services, slices))
+            for each in _outdated(_names(domain, key, *before), _names(domain, key, cluster.services, slices))
         )
 
 
-def _born(before: Names, now: Names) -> Iterator[tuple[bytes, int]]:
-    for name, node in now.nodes.items():
-        known = {type_ for type_, _ in before.nodes.get(name, EMPTY)}
-        yield from ((name, type_) for type_, _ in node if type_ not in known)
-    known_addresses = {address for address, _ in before.pointers}
+def _outdated(before: Names, now: Names) -> Iterator[tuple[bytes, int, Expected]]:
+    """Of one Service. Others may have its addresses too, before or after it, so of a new one any name will do."""
+    for name in dict.fromkeys((*before.nodes, *now.nodes)):
+        for type_, expected in outdated(before.nodes.get(name, EMPTY), now.nodes.get(name, EMPTY)):
+            yield name, type_, expected
+    known = {address for address, _ in before.pointers}
     for address in dict.fromkeys(address for address, _ in now.pointers):
-        if address not in known_addresses:
-            yield dns.lower(dns.reverse(address)), dns.PTR
+        if address not in known:
+            yield dns.lower(dns.reverse(address)), dns.PTR, None
 
 
 def _names(domain: str, key: Key, services: Mapping[Key, Service], slices: Slices) -> Names:
