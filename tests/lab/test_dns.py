@@ -184,9 +184,40 @@ def test_a_name_answers_at_once(world: World, before: str, capsys: pytest.Captur
     assert max(medians.values()) < 1.0
 
 
-async def created(api: Api, name: str) -> tuple[str, float]:
+@pytest.mark.parametrize("again", [True, False], ids=["made anew", "gone"])
+def test_an_old_address_is_forgotten_at_once(world: World, again: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Although it was asked for before, and could be remembered for 30 s."""
+    took = []
+    for number in range(3):
+        short = f"old-{number}-{again}".lower()
+        name = f"{short}.default.{DOMAIN}"
+        old, _ = world.live.api(partial(created, name=short))
+        for server in SERVERS:
+            at_last(world, name, world.address(server), 53, old)
+
+        async def replace(api: Api, short: str = short, old: str = old) -> tuple[str, float]:
+            await api.delete(SERVICES, short, "default")
+            if not again:
+                return "NXDOMAIN", time.monotonic()
+            other = old.rpartition(".")[0] + f".{(int(old.rpartition('.')[2]) + 100) % 250 + 1}"
+            return await created(api, short, clusterIP=other)
+
+        said, began = world.live.api(replace)
+        assert said != old
+        for server in SERVERS:
+            at_last(world, name, world.address(server), 53, said)
+            took.append(time.monotonic() - began)
+        if again:
+            world.delete_service(short)
+    with capsys.disabled():
+        shown = f"{statistics.median(took) * 1000:.0f} ms, at most {max(took) * 1000:.0f}"
+        print(f"\n  its old address is forgotten after {shown}")
+    assert max(took) < 1.0
+
+
+async def created(api: Api, name: str, **spec: str) -> tuple[str, float]:
     """A Service in default: its address, and when the API had it."""
-    made: dict[str, Any] = await api.create(SERVICES, service(name), into=dict)
+    made: dict[str, Any] = await api.create(SERVICES, service(name, **spec), into=dict)
     return str(made["spec"]["clusterIP"]), time.monotonic()
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -284,21 +285,48 @@ def test_the_cache_outlives_its_agent(cached: World) -> None:
 
 
 def test_a_new_name_is_answered_although_it_was_asked_before(cached: World) -> None:
-    names = [f"late-{number}" for number in range(3)]
-    for name in names:
+    for number in range(3):
+        name, address = f"late-{number}", f"10.96.1.{number + 1}"
         full = f"{name}.default.svc.cluster.local"
         assert ask(cached.netns(), SERVICE[0], full).said == "NXDOMAIN"
-        cached.know(web="192.0.2.1", **{name: "10.96.1.7"})
+        cached.know(web="192.0.2.1", **{name: address})
         assert ask(cached.netns(), SERVICE[0], full).said == "NXDOMAIN", "the cache remembers"
+        cached.live.api(partial(_create, name=name, address=address))
+        _purged(cached, full, address)
 
-        async def create(api: Api, name: str = name) -> None:
-            spec = {"ports": [{"port": 80}]}
-            await api.create(SERVICES, {"metadata": {"name": name, "namespace": "default"}, "spec": spec}, into=dict)
 
-        cached.live.api(create)
-        began = time.monotonic()
-        until(lambda full=full: ask(cached.netns(), SERVICE[0], full).said == "10.96.1.7", "the name is there", 5.0)  # type: ignore[misc]
-        print(f"purged after {time.monotonic() - began:.3f} s")
+def test_an_old_address_is_forgotten_although_it_was_asked_before(cached: World) -> None:
+    """Of a Service that is made anew with another one, and deleted at last."""
+    name, old, new = "moved", "10.96.1.11", "10.96.1.12"
+    full = f"{name}.default.svc.cluster.local"
+    cached.know(web="192.0.2.1", **{name: old})
+    cached.live.api(partial(_create, name=name, address=old))
+    until(lambda: ask(cached.netns(), SERVICE[0], full).said == old, "it is there", 5.0)
+    cached.know(web="192.0.2.1", **{name: new})
+    assert ask(cached.netns(), SERVICE[0], full).said == old, "the cache remembers"
+
+    async def replace(api: Api) -> None:
+        await api.delete(SERVICES, name, "default")
+        await _create(api, name, new)
+
+    cached.live.api(replace)
+    _purged(cached, full, new)
+    cached.know(web="192.0.2.1")
+    assert ask(cached.netns(), SERVICE[0], full).said == new, "the cache remembers"
+    cached.live.api(lambda api: api.delete(SERVICES, name, "default"))
+    _purged(cached, full, "NXDOMAIN")
+
+
+async def _create(api: Api, name: str, address: str) -> None:
+    spec = {"ports": [{"port": 80}], "clusterIP": address}
+    await api.create(SERVICES, {"metadata": {"name": name, "namespace": "default"}, "spec": spec}, into=dict)
+
+
+def _purged(world: World, name: str, said: str) -> None:
+    """The cache answers so now, soon after the change."""
+    began = time.monotonic()
+    until(lambda: ask(world.netns(), SERVICE[0], name).said == said, f"{name} is {said}", 5.0)
+    print(f"purged after {time.monotonic() - began:.3f} s")
 
 
 def test_a_flooding_pod_is_limited_and_named(cached: World) -> None:
