@@ -42,6 +42,7 @@ def suite() -> Iterator[Figure]:
     turns = [_measured(KUBEDNS, [kubedns.pid], every) for _ in range(TURNS)]
     rates = [rate for rate, _ in turns]
     yield figure(NAME, f"kubedns alone, A, {SERVICES:,} Services", "answers/s", rates, at_least(30_000))
+    yield figure(NAME, "its resident memory when each was asked for", "MB", [resident(kubedns.pid)], at_most(MEGABYTES))
     yield figure(NAME, "its CPU for an answer", "us", [spent for _, spent in turns], at_most(1e6 / 30_000))
     bare = world.bare()
     yield from _half_load(every, median(rates) / 2, dns.question(7, dns.name(world.name(0)), dns.A))
@@ -49,7 +50,8 @@ def suite() -> Iterator[Figure]:
     bare.terminate()
     bare.wait()
     yield from dns_change.changes(NAME, world)
-    yield figure(NAME, "resident memory of kubedns after that", "MB", [resident(kubedns.pid)], at_most(MEGABYTES))
+    left = f"resident memory of kubedns after that, {SERVICES + dns_change.more():,} Services"
+    yield figure(NAME, left, "MB", [resident(kubedns.pid)])
 
 
 def _measured(port: int, pids: Sequence[int], questions: str) -> tuple[float, float]:

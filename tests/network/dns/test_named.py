@@ -121,6 +121,5 @@ def test_what_is_no_such_object(kind: Kind, more: str) -> None:
 def test_slices_that_names_need(labels: dict[str, str], wanted: bool) -> None:
     made = piece("db", endpoint("10.0.0.3"))
     made = replace(made, metadata=replace(made.metadata, labels={**made.metadata.labels, **labels}))
-    part = decode(msgspec.json.encode(made), named.ENDPOINTSLICES.type)
-    assert isinstance(part, named.NamedSlice)
+    part = msgspec.json.decode(msgspec.json.encode(made), type=named.NamedSlice)
     assert named.needed(part) is wanted
