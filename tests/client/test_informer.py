@@ -70,7 +70,7 @@ class Followed:
 
 
 @asynccontextmanager
-async def follow(server: FakeApi, kind: Kind = NODES, pace: Pace = FAST, **selectors: str) -> AsyncIterator[Followed]:
+async def follow(server: FakeApi, kind: Kind = NODES, pace: Pace = FAST, **selectors: Any) -> AsyncIterator[Followed]:
     """A running informer; it must not have ended by itself."""
     async with Api(Credentials(server=server.url), timeout=2) as api:
         informer = Informer(
