@@ -65,6 +65,7 @@ class Daemons:
         self._netns = netns
         self._held: dict[str, dict[str, int]] = {}
         self._started: dict[str, float] = {}
+        self._dying: frozenset[str] = frozenset()
         self.deaths = Deaths()
 
     def read(self, desired: NodeState) -> Iterator[Daemon]:
@@ -114,7 +115,7 @@ class Daemons:
         """Raises OSError."""
         folder, before = self._folder_of(daemon.name), self._alive(daemon.name)
         binary = _identity(daemon.argv[0])
-        if before is None and time.monotonic() - self._started.get(daemon.name, -AGAIN_SECONDS) < AGAIN_SECONDS:
+        if before is None and self._dies_again(daemon.name):
             raise OSError(errno.EAGAIN, f"{daemon.name} had just been started: {_last_words(folder)}")
         if not binary:
             raise OSError(errno.ENOENT, f"{daemon.argv[0]} is not installed")
@@ -149,6 +150,13 @@ class Daemons:
         self._let_go(daemon.name)
         self._hold(daemon, process.pid)
 
+    def _dies_again(self, name: str) -> bool:
+        """Whether it died soon after its start, and so had its last life too: who may try again must wait."""
+        soon = time.monotonic() - self._started.get(name, -AGAIN_SECONDS) < AGAIN_SECONDS
+        again = soon and name in self._dying
+        self._dying = self._dying | {name} if soon else self._dying - {name}
+        return again
+
     def _spawn(self, daemon: Daemon, folder: str) -> tuple[subprocess.Popen[bytes], int]:
         """The process, and the end of the pipe at which it tells that it is ready."""
         held = {key: number for key, number in self._held.get(daemon.name, {}).items() if key in daemon.sockets}
@@ -174,6 +182,7 @@ class Daemons:
     def _end(self, daemon: Daemon) -> None:
         found = self._alive(daemon.name)
         self._let_go(daemon.name)
+        self._started.pop(daemon.name, None)
         if found is not None:
             self.deaths.watch(found[1])
             _drain(found[1], found[0].daemon)

@@ -149,7 +149,7 @@ class KernelNode:
                 raise AssertionError(resource)
 
 
-def wait_for(done: Callable[[], bool], seconds: float = 5) -> None:
+def wait_for(done: Callable[[], bool], seconds: float = 20) -> None:
     """Wait until a condition holds; it must within `seconds`."""
     end = time.monotonic() + seconds
     while not done():
