@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -26,7 +25,7 @@ from tests.client.waiting import until
 from tests.daemons.test_asking import Server as Answering
 from tests.daemons.test_asking import served
 
-pytestmark = pytest.mark.skipif(not shutil.which("dnsmasq"), reason="there is no dnsmasq here (dnsmasq-base)")
+pytestmark = pytest.mark.lab
 
 QUICK = Pace(first=0.01, base=0.02, cap=0.1)
 SOA = dns.record(

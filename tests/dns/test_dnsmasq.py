@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +25,7 @@ from tests.client.waiting import until
 from tests.daemons.test_asking import served
 from tests.daemons.test_dnsmasq import SOA, Back, fixed, free_port
 
-pytestmark = pytest.mark.skipif(not shutil.which("dnsmasq"), reason="there is no dnsmasq here (dnsmasq-base)")
+pytestmark = pytest.mark.lab
 
 PODNET = (sys.executable, "-c", "from podnet.cli.main import main; main()", "dns", "dnsmasq")
 SECONDS = 30.0

@@ -96,8 +96,8 @@ class Service(NamedTuple):
 
     @property
     def node_port(self) -> int:
-        """For both protocols."""
-        return 30100 + self.number
+        """For both protocols; of the numbers that the API gives out by itself only when all others are taken."""
+        return 30000 + self.number
 
 
 class Endpoint(NamedTuple):
