@@ -47,7 +47,7 @@ def test_a_crash_while_writing_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     path = str(tmp_path / "note.json")
-    script = f"from podnet.kernel.files import store\nfor _ in range(2000): store({path!r}, {{'words': ['other']}})"
+    script = f"from podnet.kernel.files import store\nfor _ in range(300): store({path!r}, {{'words': ['other']}})"
     with subprocess.Popen([sys.executable, "-c", script]) as other:
         while other.poll() is None:
             store(path, Note(["own"]))
