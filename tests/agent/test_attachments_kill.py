@@ -10,8 +10,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from podnet.agent.attachments import Attachments
 from tests.agent import churn
+
+pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 12

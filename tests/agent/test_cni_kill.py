@@ -10,11 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from podnet.agent.attachments import Attachments
 from podnet.cni.errors import Code
 from tests.agent import lifeless
 from tests.agent.fakes import Answer
 from tests.cni.calls import frame
+
+pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 10
